@@ -1,0 +1,1 @@
+"""The on-device runtime that proves its choices."""

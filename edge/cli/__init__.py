@@ -1,0 +1,99 @@
+"""The `edge` command: one small module a verb, loaded only when that verb runs.
+
+Results go to stdout; progress, timings and errors to stderr. An `EdgeError` becomes one line and its exit
+code; `EDGE_TRACEBACK=1` shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from edge.errors import EdgeError
+
+# verb → its line in `edge --help`. Kept here so that --help imports no verb; a test holds it to the docstrings.
+VERBS = {
+    "chat": "Talk to a model, or ask it one thing.",
+    "generate": "Continue a text, n ways from one prefill.",
+    "plan": "Say what fits and how it would run, before loading.",
+    "host": "Say what this machine is and which backend it gets.",
+    "pull": "Fetch a model, check it, keep it.",
+    "list": "List the models kept here and those that can be pulled.",
+    "show": "Show what a model file says of itself.",
+    "verify": "Check kept files against their hashes.",
+    "rm": "Remove a model.",
+    "sessions": "List, show, export or remove saved conversations.",
+    "bench": "Measure speed and memory.",
+}
+
+
+class Verbs(click.Group):
+    """A group that imports `edge.cli.<verb>` when the verb is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = import_module(f"edge.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "EDGE"},
+    epilog="Every option is also an environment variable: `edge chat --temp` reads EDGE_CHAT_TEMP. "
+    "Only `edge pull` opens a network connection.",
+)
+@click.version_option(package_name="edge-runtime", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Run quantized language models on this machine, offline, with reasons."""
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command and leave the process with its exit code."""
+    sys.exit(run(args))
+
+
+def run(args: list[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, 1 failure, 2 usage, 3 unsafe file, 4 memory, 130 Ctrl-C."""
+    try:
+        code = cli.main(args=args, prog_name="edge", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit; give it somewhere to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return fail("the reader closed the pipe before the output was complete", 1)
+    except (KeyboardInterrupt, click.Abort):
+        return fail("interrupted", 130)
+    except (EdgeError, click.ClickException, MemoryError) as error:
+        if os.environ.get("EDGE_TRACEBACK") == "1":
+            raise
+        return explain(error)
+
+
+def explain(error: Exception) -> int:
+    """One line on stderr for an error that has a meaning; returns its exit code."""
+    if isinstance(error, EdgeError):
+        return fail(error.line, error.exit_code)
+    if isinstance(error, click.UsageError):
+        verb = error.ctx.command_path if error.ctx else "edge"
+        return fail(f"{error.format_message().rstrip('.')}; see `{verb} --help`", 2)
+    if isinstance(error, click.ClickException):
+        return fail(error.format_message(), error.exit_code)
+    return fail("out of memory; a smaller --ctx or a smaller model needs less", 4)
+
+
+def fail(line: str, code: int) -> int:
+    """Print `edge: line` on stderr and return `code`."""
+    click.echo(f"edge: {line}", err=True)
+    return code
