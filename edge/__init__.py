@@ -1,1 +1,67 @@
-"""The on-device runtime that proves its choices."""
+"""The on-device runtime that proves its choices.
+
+    edge.host()                 what this machine is and which backend it gets
+    edge.pull(ref)              fetch a model, check it, keep it
+    edge.plan(ref, ctx=2048)    what fits and how it would run, before loading
+    edge.load(ref)              a model in memory, with .generate() and .chat()
+
+Everything loads on first use: `import edge` alone imports none of llama_cpp, numpy, jinja2, huggingface_hub.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edge.chat.template import Message
+    from edge.engine import Chunk, Engine, Sampling
+    from edge.errors import EdgeError
+    from edge.loaded import LoadedModel, load
+    from edge.machine import Host, host
+    from edge.planner import Plan, plan
+    from edge.store import Model, pull
+
+__all__ = [
+    "Chunk",
+    "EdgeError",
+    "Engine",
+    "Host",
+    "LoadedModel",
+    "Message",
+    "Model",
+    "Plan",
+    "Sampling",
+    "host",
+    "load",
+    "plan",
+    "pull",
+]
+
+_HOME = {
+    "Chunk": "engine",
+    "EdgeError": "errors",
+    "Engine": "engine",
+    "Host": "machine",
+    "LoadedModel": "loaded",
+    "Message": "chat.template",
+    "Model": "store",
+    "Plan": "planner",
+    "Sampling": "engine",
+    "host": "machine",
+    "load": "loaded",
+    "plan": "planner",
+    "pull": "store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'edge' has no attribute {name!r}")
+    value = getattr(import_module(f"edge.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -6,9 +6,12 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from edge.engine import Timings, Usage
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
@@ -40,9 +43,17 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
 
 def size(count: int) -> str:
     """Bytes in the unit people compare by: `94 MiB`, `1.6 GiB`."""
-    value, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):  # noqa: B007 - the last one is used
-        if value < 1024 or unit == "TiB":
-            break
-        value /= 1024
-    return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    step = min(len(units) - 1, max(0, count.bit_length() - 1) // 10)
+    value = count / 1024**step
+    return f"{value:.0f} {units[step]}" if value >= 10 or not step else f"{value:.1f} {units[step]}"
+
+
+def timing_line(usage: Usage, timings: Timings) -> str:
+    """One line of figures for stderr: `12 + 48 tokens · first after 0.08 s · prefill 450 t/s · decode 160 t/s`."""
+    parts = [f"{usage.prompt_tokens} + {usage.completion_tokens} tokens", f"first after {timings.ttft_s:.2f} s"]
+    if timings.prefill_tps:
+        parts.append(f"prefill {timings.prefill_tps:.0f} t/s")
+    if timings.decode_tps:
+        parts.append(f"decode {timings.decode_tps:.0f} t/s")
+    return " · ".join(parts)

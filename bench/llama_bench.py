@@ -1,0 +1,34 @@
+"""llama.cpp's own programs as peers; `bench/peers/llama.cpp.sh` builds them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from edge.errors import EngineError
+from edge.planner import Plan
+
+
+def program(name: str) -> Path:
+    """Where `name` (llama-bench, llama-completion) is: in $EDGE_PEERS, or on the PATH. Raises EngineError."""
+    folder = os.environ.get("EDGE_PEERS")
+    found = shutil.which(name, path=folder) or shutil.which(name)
+    if not found:
+        raise EngineError(
+            f"{name} is not here", hint="build it with bench/peers/llama.cpp.sh DIR and set EDGE_PEERS=DIR"
+        )
+    return Path(found)
+
+
+def llama_bench(plan: Plan) -> dict[str, float]:
+    """One repetition of llama-bench's pp512 and tg128 on the plan's file and threads, tokens a second."""
+    command = [program("llama-bench"), "-m", plan.path, "-p", "512", "-n", "128", "-r", "1", "-o", "json"]
+    command += ["-t", str(plan.threads.decode)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise EngineError(f"llama-bench failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+    rates = {bool(row["n_prompt"]): row["avg_ts"] for row in json.loads(done.stdout)}
+    return {"prefill_tps": rates[True], "decode_tps": rates[False]}

@@ -1,0 +1,148 @@
+"""Prefill and decode rates, time to first token and peak memory; a peer does the same work in the same run.
+
+Each runtime lives in a process of its own. They take turns, so that a slow minute of the machine hits all of
+them. Prefill is 512 random tokens and one answer token; decode is 128 tokens after a prompt of 8, greedy, as
+llama-bench's pp512 and tg128 are (its tg128 starts from an empty context).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from edge.bench.llama_bench import llama_bench
+from edge.errors import EngineError
+from edge.planner import Plan, plan
+
+PREFILL_TOKENS, DECODE_TOKENS, SHORT_PROMPT = 512, 128, 8
+CONTEXT = 1024
+PEERS = ("llama-cpp-python", "llama-bench")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median of the repetitions, with the extremes."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One runtime's figures: tokens a second, seconds, bytes. None where a runtime does not tell."""
+
+    runtime: str
+    prefill_tps: Spread
+    decode_tps: Spread
+    ttft_s: Spread | None
+    peak_rss_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """All runtimes' figures for one file, and ours over each peer's (above 1: we are faster)."""
+
+    plan: Plan
+    speeds: tuple[Speed, ...]
+    ratios: dict[str, dict[str, float]]
+
+
+def speed(ref: str, peers: tuple[str, ...] = (), *, threads: int | None = None, repetitions: int = 5) -> Report:
+    """Measure `ref` here and through each of `peers` (see PEERS). Raises what `plan` raises, EngineError."""
+    decided = plan(ref, ctx=CONTEXT, threads=threads).require_fit()
+    names = ("edge", *peers)
+    samples: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    workers = {name: Worker(name, decided) for name in names if name != "llama-bench"}
+    try:
+        for turn in range(repetitions + 1):
+            for name in names:
+                taken = llama_bench(decided) if name == "llama-bench" else workers[name].turn(turn)
+                if turn:  # the first turn warms the page cache and the allocator
+                    samples[name].append(taken)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    speeds = tuple(summary(name, samples[name]) for name in names)
+    return Report(decided, speeds, {peer.runtime: ratio(speeds[0], peer) for peer in speeds[1:]})
+
+
+class Worker:
+    """A `python -m edge.bench.work` process with the model loaded."""
+
+    def __init__(self, runtime: str, decided: Plan) -> None:
+        command = [sys.executable, "-m", "edge.bench.work", runtime, str(decided.path)]
+        command += [str(decided.threads.decode), str(decided.context)]
+        self._runtime = runtime
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._read()
+
+    def turn(self, number: int) -> dict[str, float]:
+        """One prefill and one decode repetition, as rates."""
+        first = self._order(PREFILL_TOKENS, 1, 2 * number)
+        long = self._order(SHORT_PROMPT, DECODE_TOKENS, 2 * number + 1)
+        return {
+            "prefill_tps": PREFILL_TOKENS / first["ttft_s"],
+            "decode_tps": (long["tokens"] - 1) / (long["total_s"] - long["ttft_s"]),
+            "ttft_s": first["ttft_s"],
+            "peak_rss_bytes": long["peak_rss_bytes"],
+        }
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+        self._process.stdout.close()
+
+    def _order(self, prompt: int, new: int, seed: int) -> Any:
+        assert self._process.stdin
+        self._process.stdin.write(f"{prompt} {new} {seed}\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> Any:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise EngineError(f"{self._runtime} ended before its work was done", hint="its last words are above")
+        return json.loads(line)
+
+
+def summary(runtime: str, samples: list[dict[str, float]]) -> Speed:
+    """Medians and extremes of the repetitions."""
+
+    def spread(key: str) -> Spread:
+        return spread_of([sample[key] for sample in samples])
+
+    known = samples[0]
+    return Speed(
+        runtime,
+        spread("prefill_tps"),
+        spread("decode_tps"),
+        spread("ttft_s") if "ttft_s" in known else None,
+        int(max(sample["peak_rss_bytes"] for sample in samples)) if "peak_rss_bytes" in known else None,
+    )
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Median, least and greatest."""
+    return Spread(median(values), min(values), max(values))
+
+
+def ratio(ours: Speed, peer: Speed) -> dict[str, float]:
+    """Our median over the peer's; times and bytes turned so that above 1 is better for us."""
+    ratios = {
+        "prefill": ours.prefill_tps.median / peer.prefill_tps.median,
+        "decode": ours.decode_tps.median / peer.decode_tps.median,
+    }
+    if ours.ttft_s and peer.ttft_s:
+        ratios["ttft"] = peer.ttft_s.median / ours.ttft_s.median
+    if ours.peak_rss_bytes and peer.peak_rss_bytes:
+        ratios["peak_rss"] = peer.peak_rss_bytes / ours.peak_rss_bytes
+    return ratios

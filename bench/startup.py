@@ -1,0 +1,69 @@
+"""What a user waits for: whole processes, timed from outside, beside llama.cpp's own llama-completion."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from edge.bench.llama_bench import program
+from edge.bench.speed import Spread, spread_of
+from edge.errors import EngineError
+from edge.planner import plan
+
+
+@dataclass(frozen=True)
+class Process:
+    """Wall seconds and peak resident bytes of one command."""
+
+    name: str
+    wall_s: Spread
+    peak_rss_bytes: int
+
+
+def startup(ref: str, *, peer: bool = False, repetitions: int = 7) -> tuple[Process, ...]:
+    """Time `import edge`, `edge --help` and one answered token; with `peer`, llama-completion doing the same.
+
+    The commands take turns; the first round only warms the caches. Raises EngineError where one fails.
+    """
+    decided = plan(ref)
+    edge = [sys.executable, "-m", "edge"]
+    commands = {
+        "python (empty)": [sys.executable, "-c", "pass"],
+        "import edge": [sys.executable, "-c", "import edge"],
+        "edge --help": [*edge, "--help"],
+        "edge chat": [*edge, "chat", ref, "--max-tokens", "1", "--", "Hi"],
+    }
+    if peer:
+        commands["llama-completion"] = [
+            str(program("llama-completion")), "-m", str(decided.path), "-t", str(decided.threads.decode),
+            "-n", "1", "--single-turn", "-p", "Hi",
+        ]  # fmt: skip
+    walls: dict[str, list[float]] = {name: [] for name in commands}
+    peaks = dict.fromkeys(commands, 0)
+    for turn in range(repetitions + 1):
+        for name, command in commands.items():
+            wall, peak = timed(command)
+            if turn:
+                walls[name].append(wall)
+                peaks[name] = max(peaks[name], peak)
+    return tuple(Process(name, spread_of(walls[name]), peaks[name]) for name in commands)
+
+
+def timed(command: list[str]) -> tuple[float, int]:
+    """Wall seconds and peak resident bytes of one run. Raises EngineError with its last words if it fails."""
+    with tempfile.TemporaryFile() as errors:
+        started = perf_counter()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            errors.seek(0)
+            words = errors.read().decode("utf-8", "replace").strip().splitlines() or ["no output"]
+            raise EngineError(f"{Path(command[0]).name} exited with {process.returncode}: {words[-1]}")
+    return wall, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)

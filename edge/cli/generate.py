@@ -1,0 +1,53 @@
+"""`edge generate`: raw completion, n samples from one prefill."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from edge.cli.options import context_options, sampling, sampling_options
+from edge.cli.output import emit_json, json_option, timing_line
+from edge.cli.references import complete_ref
+
+
+@click.command()
+@click.argument("ref", shell_complete=complete_ref)
+@click.argument("prompt")
+@click.option("-n", "n", type=click.IntRange(1, 64), default=1, show_default=True, help="Samples to draw.")
+@sampling_options
+@context_options
+@json_option
+def command(ref: str, prompt: str, n: int, ctx: int | None, threads: int | None, as_json: bool, **options: Any) -> None:
+    """Continue a text, n ways from one prefill.
+
+    REF is a model (see `edge list`), PROMPT the text to continue, as it is: no chat template is put around it.
+    """
+    settings = sampling(options)
+    from edge.engine import Tally
+    from edge.loaded import load
+
+    with load(ref, ctx=ctx, threads=threads, sequences=n) as model:
+        tally = Tally(n)
+        for chunk in model.generate(prompt, settings, n=n):
+            tally.add(chunk)
+            if n == 1 and not as_json:
+                click.echo(chunk.text, nl=False)
+        timings = tally.timings(model.engine.load_s)
+        if as_json:
+            emit_json(
+                {
+                    "texts": tally.texts,
+                    "usage": tally.usage,
+                    "timings": timings,
+                    "finish_reasons": tally.finish_reasons,
+                    "plan": model.plan,
+                }
+            )
+            return
+        if n == 1:
+            click.echo()
+        else:
+            for number, text in enumerate(tally.texts, 1):
+                click.echo(f"── {number}/{n} ──\n{text}")
+        click.echo(timing_line(tally.usage, timings), err=True)

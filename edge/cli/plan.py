@@ -1,0 +1,53 @@
+"""`edge plan`: what fits and how it would run, before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from edge.cli.output import emit_json, json_option, size, table
+from edge.cli.references import complete_ref
+
+if TYPE_CHECKING:
+    from edge.planner import Plan
+
+
+@click.command()
+@click.argument("ref", shell_complete=complete_ref)
+@click.option("--ctx", type=int, metavar="N", help="Context in tokens.")
+@click.option("--memory", metavar="SIZE", help='Plan for this much, such as "512MiB".')
+@json_option
+def command(ref: str, ctx: int | None, memory: str | None, as_json: bool) -> None:
+    """Say what fits and how it would run, before loading.
+
+    Reads only the file's header. Exits with 4 when it does not fit, naming the nearest setting that does.
+    """
+    from edge.planner import plan
+
+    decided = plan(ref, ctx=ctx, memory=memory)
+    if as_json:
+        emit_json(decided)
+    else:
+        click.echo(describe(decided))
+    decided.require_fit()
+
+
+def describe(decided: Plan) -> str:
+    """A plan as aligned lines: what, how much, why, and what was rejected."""
+    need = decided.memory
+    rows = [
+        ("model", f"{decided.artifact} ({decided.level})"),
+        ("backend", f"{decided.backend}: {decided.reason}"),
+        ("threads", f"{decided.threads.prefill} for prefill, {decided.threads.decode} for decode"),
+        ("context", f"{decided.context} tokens"),
+        ("weights", size(need.weights_bytes)),
+        ("KV cache", size(need.kv_bytes)),
+        ("compute", size(need.compute_bytes)),
+        ("runtime", size(need.runtime_bytes)),
+        ("total", f"{size(need.total_bytes)} of {size(need.available_bytes)} available"),
+        ("fits", "yes" if decided.fits else f"no: {decided.nearest}"),
+    ]
+    rows += [("because", reason) for reason in decided.reasons]
+    rows += [("rejected", f"{other.choice}: {other.reason}") for other in decided.rejected]
+    return table(rows)

@@ -1,0 +1,83 @@
+"""Text to tokens and back, by the tokenizer inside the model."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from edge.engine.binding import llama
+from edge.errors import EngineError, RequestError
+
+
+class Vocab:
+    """The vocabulary of a loaded model. Lives as long as the model does."""
+
+    def __init__(self, model: Any) -> None:
+        lib = llama()
+        self._handle = lib.llama_model_get_vocab(model)
+        self.size: int = lib.llama_vocab_n_tokens(self._handle)
+        self.adds_bos: bool = lib.llama_vocab_get_add_bos(self._handle)
+        self._pieces: dict[int, bytes] = {}
+        self._ends: dict[int, bool] = {}
+        self._buffer = ctypes.create_string_buffer(512)
+
+    def tokens(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Token ids of `text`.
+
+        add_special puts BOS (and what else the model wants) around it; parse_special reads control tokens such
+        as `<|im_end|>` written in the text as the tokens themselves. Raises RequestError for what is not text.
+        """
+        data = utf8(text)
+        room = len(data) + 8
+        ids = (ctypes.c_int32 * room)()
+        count = llama().llama_tokenize(self._handle, data, len(data), ids, room, add_special, parse_special)
+        if count < 0:
+            raise EngineError("llama.cpp could not tokenize the text", hint="shorten it")
+        return ids[:count]
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of one token; control tokens are empty. A character may span several tokens."""
+        known = self._pieces.get(token)
+        if known is None:
+            known = self._pieces[token] = self._read_piece(token)
+        return known
+
+    def is_end(self, token: int) -> bool:
+        """Whether this token ends an answer (EOS, end of turn)."""
+        known = self._ends.get(token)
+        if known is None:
+            known = self._ends[token] = bool(llama().llama_vocab_is_eog(self._handle, token))
+        return known
+
+    def special_text(self, which: str) -> str:
+        """The text of the "bos" or "eos" token, or an empty string where the model has none."""
+        lib = llama()
+        token = getattr(lib, f"llama_vocab_{which}")(self._handle)
+        text = lib.llama_vocab_get_text(self._handle, token) if token >= 0 else None
+        return text.decode("utf-8", "replace") if text else ""
+
+    def has(self, text: str) -> bool:
+        """Whether `text` is one control token of this vocabulary."""
+        ids = self.tokens(text, add_special=False, parse_special=True)
+        return len(ids) == 1 and bool(llama().llama_vocab_is_control(self._handle, ids[0]))
+
+    def _read_piece(self, token: int) -> bytes:
+        count = llama().llama_token_to_piece(self._handle, token, self._buffer, len(self._buffer), 0, False)
+        if count < 0:  # the buffer is too small by its own account
+            self._buffer = ctypes.create_string_buffer(-count)
+            return self._read_piece(token)
+        return self._buffer.raw[:count]
+
+
+def utf8(text: str) -> bytes:
+    """The UTF-8 bytes of a prompt. Raises RequestError for a NUL or half a surrogate pair."""
+    if "\0" in text:
+        raise RequestError(
+            f"the prompt holds a NUL at character {text.index(chr(0))}", hint="is it a binary file? give text"
+        )
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"the prompt holds half a surrogate pair at character {error.start}", hint="give valid Unicode text"
+        ) from error

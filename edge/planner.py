@@ -1,0 +1,192 @@
+"""The decision before anything is loaded: backend, threads, context, memory, each with its reason."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edge import gguf_header, store
+from edge.errors import DoesNotFit, RequestError, UnsafeFile
+from edge.gguf_header import Header
+from edge.machine import Host, Rejected, host
+from edge.memory import CELL_PADDING, MIB, Memory, predict
+
+# Room for a conversation without paying for a long document; `ctx` asks for another.
+DEFAULT_CONTEXT = 4096
+ALL_LAYERS = 999  # llama.cpp's way to say: every layer on the accelerator
+MAX_THREADS = 512
+
+Need = Callable[[int], Memory]  # context in tokens → what it would take
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Threads for the prompt (arithmetic-bound) and for each next token (bandwidth-bound)."""
+
+    prefill: int
+    decode: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model will run here, or why it will not. Memory in bytes, context in tokens.
+
+    `nearest` says in words what would fit when this does not, and is empty otherwise.
+    """
+
+    artifact: str
+    path: Path
+    level: str
+    backend: str
+    reason: str
+    rejected: tuple[Rejected, ...]
+    threads: Threads
+    context: int
+    sequences: int
+    gpu_layers: int
+    memory: Memory
+    fits: bool
+    nearest: str
+    reasons: tuple[str, ...]
+
+    def require_fit(self) -> Plan:
+        """This plan. Raises DoesNotFit, naming need, supply and the nearest setting that fits, if it does not."""
+        if not self.fits:
+            raise DoesNotFit(
+                f"{self.artifact} needs {mib(self.memory.total_bytes)} at a context of {self.context} "
+                f"and {mib(self.memory.available_bytes)} are available",
+                hint=self.nearest,
+            )
+        return self
+
+
+def plan(
+    ref: str,
+    *,
+    ctx: int | None = None,
+    memory: int | str | None = None,
+    threads: int | None = None,
+    sequences: int = 1,
+    on: Host | None = None,
+) -> Plan:
+    """Decide how `ref` runs on this machine, reading only the file's header.
+
+    ctx        tokens of context; by default what the model was trained for, at most 4,096
+    memory     a budget in bytes, or a text such as "512MiB"; by default what is available
+    threads    for prefill and decode alike; by default one a core
+    sequences  answers that share one prompt
+    on         the host to plan for; by default this one
+
+    Raises ModelNotFound, UnsafeFile (BadGGUF) for what cannot be read, RequestError for a setting out of range.
+    """
+    model = store.resolve(ref)
+    header = read_artifact(model)
+    machine = on or host()
+    context, context_reason, left_out = choose_context(header, ctx)
+    use, threads_reason = choose_threads(machine, threads)
+    budget = machine.memory.available_bytes
+    if memory is not None:
+        budget = min(budget, parse_size(memory))
+
+    def need(tokens: int) -> Memory:
+        return predict(header, tokens, sequences=sequences, isa=machine.cpu.isa, available_bytes=budget)
+
+    needed = need(context)
+    fits = needed.total_bytes <= budget
+    on_cpu = machine.chosen.backend.endswith("-cpu")
+    return Plan(
+        artifact=model.name,
+        path=model.path,
+        level=header.quantization,
+        backend=machine.chosen.backend,
+        reason=machine.chosen.reason,
+        rejected=(*machine.chosen.rejected, *left_out),
+        threads=use,
+        context=context,
+        sequences=sequences,
+        gpu_layers=0 if on_cpu else ALL_LAYERS,
+        memory=needed,
+        fits=fits,
+        nearest="" if fits else nearest_fit(context, need),
+        reasons=(threads_reason, context_reason),
+    )
+
+
+def read_artifact(model: store.Model) -> Header:
+    """The header of a GGUF model; for one split into parts, the tensors and bytes of all of them."""
+    if model.path.is_dir() or model.path.suffix == ".onnx":
+        raise RequestError(
+            f"{model.name} is not a GGUF file ({model.path.name})", hint="chat and generate run GGUF models"
+        )
+    first = gguf_header.read(model.path)
+    if first.split_count == 1:
+        return first
+    if len(model.files) != first.split_count:
+        raise UnsafeFile(
+            f"{model.name} is one of {first.split_count} parts and {len(model.files)} are here",
+            hint="pull the model again",
+        )
+    parts = [first, *(gguf_header.read(path) for path in model.files[1:])]
+    return replace(
+        first,
+        tensors=tuple(tensor for part in parts for tensor in part.tensors),
+        file_bytes=sum(part.file_bytes for part in parts),
+    )
+
+
+def choose_context(header: Header, asked: int | None) -> tuple[int, str, tuple[Rejected, ...]]:
+    """The context in tokens, its reason, and the longer one that was left out."""
+    trained = header.get("{arch}.context_length", int, DEFAULT_CONTEXT)
+    if asked is not None:
+        if not 1 <= asked <= trained:
+            raise RequestError(f"a context of {asked} is out of range", hint=f"the model was trained for 1 to {trained}")
+        return asked, f"context {asked}: asked for", ()
+    if trained <= DEFAULT_CONTEXT:
+        return trained, f"context {trained}: all the model was trained for", ()
+    more = predict(header, trained).total_bytes - predict(header, DEFAULT_CONTEXT).total_bytes
+    left_out = Rejected(f"context {trained}", f"takes {mib(more)} more; ask for it with --ctx {trained}")
+    reason = f"context {DEFAULT_CONTEXT}: the default; the model was trained for {trained}"
+    return DEFAULT_CONTEXT, reason, (left_out,)
+
+
+def choose_threads(machine: Host, asked: int | None) -> tuple[Threads, str]:
+    """Threads for prefill and decode, and why."""
+    if asked is not None:
+        if not 1 <= asked <= MAX_THREADS:
+            raise RequestError(f"{asked} threads is out of range", hint=f"give 1 to {MAX_THREADS}")
+        return Threads(asked, asked), f"threads {asked}: asked for"
+    cores = machine.cpu.performance_cores
+    kind = "performance core" if cores < machine.cpu.physical else "core"
+    return Threads(cores, cores), f"threads {cores}: one a {kind} this process may use, for prefill and decode"
+
+
+def nearest_fit(context: int, need: Need) -> str:
+    """In words: the longest context that fits, or that none does."""
+    budget = need(context).available_bytes
+    shorter = range(CELL_PADDING, context, CELL_PADDING)
+    fitting = bisect_right(shorter, budget, key=lambda tokens: need(tokens).total_bytes)
+    if fitting:
+        return f"a context of {shorter[fitting - 1]} fits: --ctx {shorter[fitting - 1]}"
+    least = need(1)
+    return f"no context fits: the weights alone take {mib(least.weights_bytes)}; pick a smaller model or level"
+
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+
+
+def parse_size(text: int | str) -> int:
+    """Bytes from a number or a text such as "512MiB", "2G" or "1.5 GB". Raises RequestError for anything else."""
+    if isinstance(text, int):
+        text = str(text)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?)?B?\s*", text.upper())
+    if not match or not float(match[1]):
+        raise RequestError(f"{text!r} is not a size", hint='write it like "512MiB" or "2GB"')
+    return int(float(match[1]) * UNITS[match[2] or ""])
+
+
+def mib(count: int) -> str:
+    """Whole MiB, rounded up: for saying what is needed."""
+    return f"{-(-count // MIB):,} MiB"
