@@ -286,10 +286,10 @@ def array_size_wraps() -> bytes:
     return gguf([LLAMA, array("llama.numbers", U64, 2**61)])
 
 
-@hostile("4194304 is the limit")
+@hostile("2097152 is the limit")
 def millions_of_empty_strings() -> bytes:
-    """40 MB that hold what they claim and keep a loop busy."""
-    return gguf([LLAMA, array("tokenizer.ggml.tokens", STRING, 5_000_000, bytes(8 * 5_000_000))])
+    """24 MB that hold what they claim and keep a loop busy."""
+    return gguf([LLAMA, array("tokenizer.ggml.tokens", STRING, 3_000_000, bytes(8 * 3_000_000))])
 
 
 @hostile("ends at byte")
