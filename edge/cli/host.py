@@ -21,13 +21,15 @@ def command(as_json: bool) -> None:
 
 def describe(host: Host) -> str:
     """The host as aligned text."""
+    gpus = [
+        f"{gpu.name} ({gpu.kind}), {'usable' if gpu.usable else 'not usable'}" for gpu in host.accelerators
+    ]
     facts = [
         ("cpu", host.cpu.name),
         ("isa", ", ".join(host.cpu.isa) or "none that GGML has faster kernels for"),
         ("cores", cores(host.cpu)),
         ("memory", memory(host.memory)),
-        *(("gpu", f"{gpu.name} ({gpu.kind}): {gpu.reason}") for gpu in host.accelerators),
-        *([] if host.accelerators else [("gpu", "none found")]),
+        *(("gpu", gpu) for gpu in gpus or ["none found"]),
         ("backend", f"{host.chosen.backend}: {host.chosen.reason}"),
     ]
     rejected = table([(option.choice, option.reason) for option in host.chosen.rejected])

@@ -71,18 +71,18 @@ def accelerators(devices: list[Device], build: Installed) -> tuple[Accelerator, 
 
 
 def _accelerator(device: Device, interface: Interface, build: Installed) -> Accelerator:
-    reasons = [device.problem] if device.problem else []
-    if interface.library not in build.libraries:
-        reasons.append(_missing(interface, build))
-    usable = not reasons
-    reason = f"llama.cpp was built with {interface.name}" if usable else "; ".join(reasons)
-    return Accelerator(device.kind, device.name, usable, reason)
-
-
-def _missing(interface: Interface, build: Installed) -> str:
     if not build.llama_cpp:
-        return _version(build)
-    return f"this llama.cpp build has no {interface.name}: reinstall it with CMAKE_ARGS={interface.option}"
+        reason = _version(build)
+    elif interface.library not in build.libraries:
+        missing = f"this llama.cpp build has no {interface.name}"
+        # To reinstall is advice only where the machine itself is ready.
+        advice = f"{missing}: reinstall it with CMAKE_ARGS={interface.option}"
+        reason = f"{device.problem}, and {missing}" if device.problem else advice
+    else:
+        reason = device.problem
+    if reason:
+        return Accelerator(device.kind, device.name, False, reason)
+    return Accelerator(device.kind, device.name, True, f"this llama.cpp build has {interface.name}")
 
 
 def backends(found: tuple[Accelerator, ...], build: Installed) -> tuple[Backend, ...]:
@@ -105,10 +105,10 @@ def _gpu_backend(kind: str, found: tuple[Accelerator, ...], build: Installed) ->
     if not build.llama_cpp:
         return Backend(name, False, _version(build))
     if mine:
-        return Backend(name, mine[0].usable, f"{mine[0].name}: {mine[0].reason}")
-    if interface.library in build.libraries:
-        return Backend(name, False, f"llama.cpp was built with {interface.name}, but no {interface.hardware}")
-    return Backend(name, False, f"no {interface.hardware}, and this llama.cpp build has no {interface.name}")
+        best, link = mine[0], "and" if mine[0].usable else "but"
+        return Backend(name, best.usable, f"{best.name} is here, {link} {best.reason}")
+    has = "has" if interface.library in build.libraries else "has no"
+    return Backend(name, False, f"no {interface.hardware} here; this llama.cpp build {has} {interface.name}")
 
 
 def choose(options: tuple[Backend, ...], isa: tuple[str, ...]) -> Chosen:

@@ -36,7 +36,7 @@ DRM_DRIVERS = {
     "asahi": ("Apple GPU", "asahi"),
     "virtio_gpu": ("virtual GPU", "virtio"),
 }
-SOFTWARE = "a software renderer: the CPU kernels do the same work faster"
+SOFTWARE = "it is a software renderer: the CPU kernels do the same work faster"
 ICD_FOLDERS = ("/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d", "/etc/vulkan/icd.d")
 
 
@@ -97,7 +97,7 @@ def _rocm(system: System) -> Iterator[Device]:
     if "kfd" not in system.names("/dev"):
         return
     for node in system.names(nodes):
-        found = re.search(r"^simd_count (\d+)$", system.text(f"{nodes}/{node}/properties"), re.M)
+        found = re.search(r"^simd_count (\d{1,9})$", system.text(f"{nodes}/{node}/properties"), re.M)
         if found and int(found[1]):
             yield Device("rocm", f"AMD GPU {system.text(f'{nodes}/{node}/name').strip()}".strip(), "")
 
