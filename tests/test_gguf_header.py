@@ -188,9 +188,14 @@ def test_version_2_and_a_file_without_tensors_are_good(tmp_path: Path) -> None:
     assert (header.version, header.tensors, header.quantization) == (2, (), "none")
 
 
-def test_first_part_of_a_split_model_is_good(tmp_path: Path) -> None:
-    keys = [LLAMA, hostile.pair("split.no", 2, b"\0\0"), hostile.pair("split.count", 2, b"\x03\0")]
-    assert read(write(tmp_path, hostile.gguf(keys))).split_count == 3
+def test_parts_of_a_split_model(tmp_path: Path) -> None:
+    count = hostile.pair("split.count", 2, b"\x03\0")
+    first = write(tmp_path, hostile.gguf([LLAMA, hostile.pair("split.no", 2, b"\0\0"), count]))
+    assert read(first).split_count == 3
+    with pytest.raises(BadGGUF, match="part 1 of 3 where part 2 is expected"):
+        read(first, part=2)
+    second = write(tmp_path, HOSTILE["second_part"][0]())
+    assert read(second, part=2).parameters == 32
 
 
 def test_unknown_file_type_falls_back_to_the_type_of_most_bytes(tmp_path: Path) -> None:

@@ -26,14 +26,15 @@ from edge.gguf_header.tables import (
 )
 
 
-def read(path: Path) -> Header:
+def read(path: Path, *, part: int = 1) -> Header:
     """The header of a GGUF file (version 2 or 3, little endian), every number of it checked.
 
+    `part` counts the files of a split model from 1; only the first names an architecture.
     Raises BadGGUF for a file that is something else, damaged or hostile, ModelNotFound when there is none,
     StoreError when it cannot be read.
     """
     with opened(path) as cursor:
-        return parse(cursor)
+        return parse(cursor, part)
 
 
 def elements(path: Path, key: str) -> tuple[Any, ...]:
@@ -54,7 +55,7 @@ def elements(path: Path, key: str) -> tuple[Any, ...]:
         return struct.unpack_from(f"<{array.length}{code}", cursor.data, array.offset)
 
 
-def parse(cursor: Cursor) -> Header:
+def parse(cursor: Cursor, part: int = 1) -> Header:
     version, tensor_count, key_count = preamble(cursor)
     metadata: dict[str, Value] = {}
     for index in range(key_count):
@@ -66,12 +67,11 @@ def parse(cursor: Cursor) -> Header:
         metadata[key] = metadata_value(cursor, key[:80])
 
     header = Header(version, metadata, (), 32, 0, cursor.file_bytes)
-    if header.get("split.no", int, 0) > 0:
-        raise bad(
-            f"it is part {header.get('split.no', int) + 1} of {header.split_count} of a model",
-            "give the first part, whose name ends in -00001-of-…",
-        )
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", header.architecture):
+    found = header.get("split.no", int, 0) + 1
+    if found != part:
+        what = f"it is part {found} of {header.split_count} where part {part} is expected"
+        raise bad(what, "give the first part, whose name ends in -00001-of-…, and keep the others beside it")
+    if part == 1 and not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", header.architecture):
         raise bad(f"general.architecture is {describe(header.architecture)}, not a name")
     alignment = header.get("general.alignment", int, 32)
     if not 1 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
