@@ -6,21 +6,20 @@ import ctypes
 import importlib
 import importlib.util
 import sys
-from collections import deque
 from functools import cache
 from types import ModuleType
 from typing import Any
 
 from edge.errors import EngineError
 
-# llama.cpp explains a refusal only in its log; the last warnings and errors are kept for our messages.
-_log: deque[str] = deque(maxlen=32)
-_WARN, _ERROR = 3, 4  # ggml.h, enum ggml_log_level
+# llama.cpp explains a refusal only in its log; its errors are kept for our messages.
+_log: list[str] = []
+_ERROR = 4  # ggml.h, enum ggml_log_level
 
 
 @cache
 def llama() -> Any:
-    """The module `llama_cpp.llama_cpp` with its backend initialised and its log captured.
+    """The module `llama_cpp.llama_cpp` with its backend initialised.
 
     Raises EngineError where llama-cpp-python is missing or its library does not load.
     """
@@ -31,19 +30,22 @@ def llama() -> Any:
             f"llama-cpp-python does not load ({error})",
             hint="reinstall it: pip install --force-reinstall --no-cache-dir llama-cpp-python",
         ) from error
-    module.llama_log_set(_keep_log, ctypes.c_void_p(0))
     module.llama_backend_init()
     return module
 
 
 def why(default: str) -> str:
-    """The last thing llama.cpp logged as an error, or `default`."""
-    return _log[-1] if _log else default
+    """The first error llama.cpp logged since `listen` (the later ones are its callers'), or `default`."""
+    return _log[0] if _log else default
 
 
-def forget_log() -> None:
-    """Start afresh, so that `why` speaks of the next call only."""
+def listen() -> None:
+    """Take llama.cpp's log from here on, so that `why` speaks of the next calls only.
+
+    The log has one listener in a process, and llama-cpp-python's own classes make themselves that.
+    """
     _log.clear()
+    llama().llama_log_set(_keep_log, ctypes.c_void_p(0))
 
 
 def _low_level() -> ModuleType:
@@ -70,7 +72,5 @@ def _low_level() -> ModuleType:
 
 @ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 def _keep_log(level: int, text: bytes, _: Any) -> None:
-    if level in (_WARN, _ERROR):
-        line = text.decode("utf-8", "replace").strip()
-        if level == _ERROR and line:
-            _log.append(line)
+    if level == _ERROR:
+        _log.append(text.decode("utf-8", "replace").strip())

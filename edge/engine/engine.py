@@ -9,15 +9,14 @@ from secrets import randbits
 from time import perf_counter
 from typing import Any
 
-from edge.engine.binding import forget_log, llama, why
+from edge.engine.binding import listen, llama, why
 from edge.engine.sampling import Sampling, open_chain
 from edge.engine.text import TextStream
 from edge.engine.vocab import Vocab
 from edge.errors import EngineError, PromptTooLong, RequestError
+from edge.memory import BATCH
 from edge.planner import Plan
 
-# Tokens a decode call may hold. A prefill chunk of this size is also how long Ctrl-C may have to wait.
-BATCH = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ class Engine:
             raise
         self.plan = plan
         self.vocab = Vocab(self._model)
-        self.context: int = self._lib.llama_n_ctx(self._context)
+        self.context = plan.context  # llama.cpp may have rounded its own up
         self._window: int = self._lib.llama_model_n_swa(self._model)
         self.load_s = perf_counter() - started
 
@@ -111,6 +110,7 @@ class Engine:
         where decoding fails.
         """
         self._check(prompt, n)
+        listen()
         self._request += 1
         request, started = self._request, perf_counter()
         room = (self.context - len(prompt)) // n
@@ -155,7 +155,7 @@ class Engine:
     def _load(self, plan: Plan) -> Any:
         params = self._lib.llama_model_default_params()
         params.n_gpu_layers = plan.gpu_layers
-        forget_log()
+        listen()
         model = self._lib.llama_model_load_from_file(os.fsencode(plan.path), params)
         if not model:
             raise EngineError(
@@ -175,7 +175,7 @@ class Engine:
         params.kv_unified = True  # n answers share the cells of their one prompt
         params.swa_full = False  # a sliding-window layer keeps its window, as the plan counts it
         params.no_perf = True
-        forget_log()
+        listen()
         context = self._lib.llama_init_from_model(self._model, params)
         if not context:
             raise EngineError(
@@ -241,7 +241,6 @@ class Engine:
 
     def _decode(self, count: int) -> None:
         self._batch.n_tokens = count
-        forget_log()
         code = self._lib.llama_decode(self._context, self._batch)
         if code == 1:
             raise EngineError("the KV cache has no room for the next tokens", hint="raise --ctx")
