@@ -1,0 +1,1 @@
+"""Data, no code: `catalog.toml` names the models that `edge pull` knows."""
