@@ -1,0 +1,163 @@
+"""What a Hugging Face reference means: on the hub through its API, or on this disk in its cache.
+
+huggingface_hub supplies addresses, tokens and metadata; the bytes come through `download`, which hashes them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge.errors import DownloadError, ModelNotFound, RequestError, UnsafeFile
+from edge.store.content import Remote, Wanted
+from edge.store.download import Again, patiently, retry_after, timeout
+from edge.store.refs import Hub, check_member
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
+
+SPLIT = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+
+
+def wanted(ref: Hub) -> tuple[list[Wanted], str]:
+    """The files that `ref` names on the hub, pinned to a commit, and the licence.
+
+    Raises ModelNotFound, RequestError (ambiguous) or DownloadError.
+    """
+    from huggingface_hub import HfApi, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    api = HfApi(library_name="edge-runtime")
+    refused = (
+        f"accept its licence at {api.endpoint}/{ref.repo}, then set HF_TOKEN to a token that may read it"
+    )
+
+    def ask() -> ModelInfo:
+        try:
+            return api.model_info(
+                ref.repo, revision=ref.revision or None, files_metadata=True, timeout=timeout()
+            )
+        except HfHubHTTPError as error:
+            code = error.response.status_code
+            if code == 404:
+                raise ModelNotFound(f"the hub has no {ref}", hint="check owner, name and revision") from None
+            if code in (401, 403):
+                raise DownloadError(
+                    f"the hub refuses {ref.repo} (HTTP {code}): it is private, gated or does not exist",
+                    hint=f"check the name; {refused}",
+                ) from None
+            if code == 429 or code >= 500:
+                raise Again(f"HTTP {code}", retry_after(error.response)) from None
+            raise DownloadError(f"the hub answers HTTP {code} for {ref}") from None
+        except (ValueError, TypeError, KeyError):
+            raise DownloadError(
+                f"{api.endpoint} does not speak the hub's API", hint="check HF_ENDPOINT"
+            ) from None
+
+    info = patiently(ask, api.endpoint.partition("://")[2])
+    headers = tuple(build_hf_headers(library_name="edge-runtime").items())
+    siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    files = []
+    for path in choose(list(siblings), ref):
+        check_member(path, f"hf:{ref.repo}/{path}")  # the listing is the server's word
+        sibling = siblings[path]
+        files.append(
+            Wanted(
+                name=Path(path).name,
+                source=f"hf:{ref.repo}/{path}@{info.sha}",
+                origin=Remote(hf_hub_url(ref.repo, path, revision=info.sha), headers, refused),
+                bytes=sibling.lfs.size if sibling.lfs else sibling.size,
+                sha256=sibling.lfs.sha256 if sibling.lfs else "",
+                git_sha1="" if sibling.lfs else sibling.blob_id or "",
+                promised_by="the hub",
+            )
+        )
+    licences = [tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")]
+    return files, ", ".join(licences)
+
+
+def choose(paths: list[str], ref: Hub) -> list[str]:
+    """The file that `ref` means among a repository's; every part of it when it is split.
+
+    Without path or tag it is the Q4_K_M, else the only GGUF. Raises ModelNotFound, or RequestError with the
+    choices; UnsafeFile when a part is missing.
+    """
+    if ref.path:
+        found = [path for path in paths if path == ref.path]
+        if not found:
+            raise ModelNotFound(f"hf:{ref.repo} has no {ref.path}", hint=choices(models_of(paths), ref))
+        return complete(next((parts for parts in models_of(paths) if ref.path in parts), found))
+    models = models_of(paths)
+    fitting = [parts for parts in models if has_tag(parts[0], ref.quant or "Q4_K_M")]
+    if not fitting and not ref.quant:
+        fitting = models
+    if not fitting:
+        raise ModelNotFound(
+            f"hf:{ref.repo} has no GGUF file{f' tagged {ref.quant}' if ref.quant else ''}",
+            hint=choices(models, ref),
+        )
+    if len(fitting) > 1:
+        raise RequestError(f"{ref} could be {len(fitting)} files", hint=choices(fitting, ref))
+    return complete(fitting[0])
+
+
+def models_of(paths: list[str]) -> list[list[str]]:
+    """The GGUF models among `paths`, each a list of its parts in order."""
+    whole: dict[str, list[str]] = {}
+    for path in sorted(paths):
+        if not path.lower().endswith(".gguf") or Path(path).name.startswith("mmproj"):
+            continue  # mmproj: a vision projector, never the model itself
+        match = SPLIT.fullmatch(path)
+        whole.setdefault(f"{match['stem']}-of-{match['count']}" if match else path, []).append(path)
+    return list(whole.values())
+
+
+def complete(parts: list[str]) -> list[str]:
+    match = SPLIT.fullmatch(parts[0])
+    if match and len(parts) != int(match["count"]):
+        raise UnsafeFile(
+            f"{match['stem']} has {len(parts)} of its {int(match['count'])} parts", hint="name another file"
+        )
+    return parts
+
+
+def has_tag(path: str, tag: str) -> bool:
+    """Whether `tag` stands in the path as a whole word: Q4_K is not in Q4_K_M."""
+    return re.search(rf"(?<![A-Z0-9_]){re.escape(tag)}(?![A-Z0-9_])", path.upper()) is not None
+
+
+def choices(models: list[list[str]], ref: Hub) -> str:
+    if not models:
+        return "it has no GGUF file; name another repository"
+    shown = ", ".join(f"hf:{ref.repo}/{parts[0]}" for parts in models[:8])
+    return f"choose one of {shown}" + (f" and {len(models) - 8} more" if len(models) > 8 else "")
+
+
+def cached(ref: Hub) -> list[Path]:
+    """The files of `ref` in the Hugging Face cache of this disk; empty when they are not all there.
+
+    The layout is documented: refs/<branch> holds a commit, snapshots/<commit>/ links to the blobs.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    repo = Path(constants.HF_HUB_CACHE).expanduser() / repo_folder_name(repo_id=ref.repo, repo_type="model")
+    revision = ref.revision or "main"
+    pointer = repo / "refs" / revision
+    commit = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else revision
+    snapshot = repo / "snapshots" / commit
+    present = [str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if path.is_file()]
+    if not present:
+        return []
+    try:
+        return [snapshot / path for path in choose(present, ref)]
+    except (ModelNotFound, UnsafeFile):
+        return []
+
+
+def cache_hash(path: Path) -> str:
+    """The sha256 (or, outside of LFS, git's sha1) of a cached file: its blob is called by it. Else empty."""
+    blob = path.resolve().name
+    return blob if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", blob) else ""
