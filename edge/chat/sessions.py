@@ -289,6 +289,4 @@ def translated(path: Path) -> Iterator[None]:
             hint="nothing was changed in it; move it away to begin anew",
         ) from error
     except OSError as error:
-        raise StoreError(
-            f"{path}: {error.strerror}", hint="set EDGE_HOME to a folder you may write to"
-        ) from error
+        raise StoreError(f"{path}: {error.strerror}", hint=ELSEWHERE) from error
