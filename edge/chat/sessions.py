@@ -240,7 +240,7 @@ class Sessions:
             raise SessionError(f"{self.path} was written by a newer edge", hint="update edge-runtime")
         db.execute("PRAGMA foreign_keys = ON")
         if fresh:
-            db.execute("PRAGMA journal_mode = WAL")
+            self._switch_to_wal()
             with self._write():
                 # Another process may have been first.
                 if not db.execute("PRAGMA user_version").fetchone()[0]:
@@ -248,6 +248,18 @@ class Sessions:
                         db.execute(statement)
                     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                     db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _switch_to_wal(self) -> None:
+        # SQLite does not wait here when two processes do this at once: the loser is told "locked" right away.
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
