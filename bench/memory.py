@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge.bench.startup import timed
+
 from edge.planner import plan
 
 
@@ -35,7 +36,18 @@ def memory(refs: Sequence[str], contexts: Sequence[int] = (512, 2048, 8192)) -> 
             decided = plan(ref, ctx=context)
             prompt = " the" * (min(context, 2048) - 64)
             _, measured = timed(
-                [sys.executable, "-m", "edge", "generate", ref, prompt, "--ctx", str(context), "--max-tokens", "16"]
+                [
+                    sys.executable,
+                    "-m",
+                    "edge",
+                    "generate",
+                    ref,
+                    prompt,
+                    "--ctx",
+                    str(context),
+                    "--max-tokens",
+                    "16",
+                ]
             )
             cells.append(Cell(decided.artifact, context, decided.memory.total_bytes, measured))
     return tuple(cells)

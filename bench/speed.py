@@ -16,6 +16,7 @@ from statistics import median
 from typing import Any
 
 from edge.bench.llama_bench import llama_bench
+
 from edge.errors import EngineError
 from edge.planner import Plan, plan
 
@@ -53,7 +54,9 @@ class Report:
     ratios: dict[str, dict[str, float]]
 
 
-def speed(ref: str, peers: tuple[str, ...] = (), *, threads: int | None = None, repetitions: int = 5) -> Report:
+def speed(
+    ref: str, peers: tuple[str, ...] = (), *, threads: int | None = None, repetitions: int = 5
+) -> Report:
     """Measure `ref` here and through each of `peers` (see PEERS). Raises what `plan` raises, EngineError."""
     decided = plan(ref, ctx=CONTEXT, threads=threads).require_fit()
     names = ("edge", *peers)
@@ -95,10 +98,8 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.close()
-        self._process.wait(timeout=30)
-        self._process.stdout.close()
+        with self._process:  # closes both pipes, which ends it, and waits
+            pass
 
     def _order(self, prompt: int, new: int, seed: int) -> Any:
         assert self._process.stdin
@@ -110,7 +111,9 @@ class Worker:
         assert self._process.stdout
         line = self._process.stdout.readline()
         if not line:
-            raise EngineError(f"{self._runtime} ended before its work was done", hint="its last words are above")
+            raise EngineError(
+                f"{self._runtime} ended before its work was done", hint="its last words are above"
+            )
         return json.loads(line)
 
 

@@ -12,6 +12,7 @@ from time import perf_counter
 
 from edge.bench.llama_bench import program
 from edge.bench.speed import Spread, spread_of
+
 from edge.errors import EngineError
 from edge.planner import plan
 
@@ -58,7 +59,9 @@ def timed(command: list[str]) -> tuple[float, int]:
     """Wall seconds and peak resident bytes of one run. Raises EngineError with its last words if it fails."""
     with tempfile.TemporaryFile() as errors:
         started = perf_counter()
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
+        )
         _, status, usage = os.wait4(process.pid, 0)
         wall = perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)

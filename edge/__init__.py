@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edge.chat.template import Message
     from edge.engine import Chunk, Engine, Sampling
     from edge.errors import EdgeError
-    from edge.loaded import LoadedModel, load
+    from edge.chat.loaded import LoadedModel, load
     from edge.machine import Host, host
     from edge.planner import Plan, plan
     from edge.store import Model, pull
@@ -43,13 +43,13 @@ _HOME = {
     "EdgeError": "errors",
     "Engine": "engine",
     "Host": "machine",
-    "LoadedModel": "loaded",
+    "LoadedModel": "chat.loaded",
     "Message": "chat.template",
     "Model": "store",
     "Plan": "planner",
     "Sampling": "engine",
     "host": "machine",
-    "load": "loaded",
+    "load": "chat.loaded",
     "plan": "planner",
     "pull": "store",
 }

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from edge.gguf_header import Array, Header
 
 MIB = 1 << 20
-# Tokens of one decode call; the activations of as many are alive at once.
+# Tokens of one decode call: as many activations are alive at once, and so long may Ctrl-C have to wait.
 BATCH = 512
 CELL_PADDING = 256  # llama.cpp rounds a context up to this
 # Measured: a Python process with the command, the template engine and llama.cpp's library mapped.
@@ -61,7 +61,9 @@ def predict(
 
 def weights_bytes(header: Header, isa: Sequence[str]) -> int:
     """The file as mapped, and the rearranged copies that stay beside it."""
-    repacked = {kind for feature, kinds in (X86_REPACKED | ARM_REPACKED).items() if feature in isa for kind in kinds}
+    repacked = {
+        kind for feature, kinds in (X86_REPACKED | ARM_REPACKED).items() if feature in isa for kind in kinds
+    }
     copies = sum(
         tensor.bytes
         for tensor in header.tensors
@@ -90,7 +92,8 @@ def layer_cells(header: Header, context: int) -> list[int]:
     window = header.get("{arch}.attention.sliding_window", int, 0)
     windowed = min(full, pad(window + BATCH)) if window else full
     pattern = header.metadata.get(
-        f"{header.architecture}.attention.sliding_window_pattern", FULL_ATTENTION_EVERY.get(header.architecture, 1)
+        f"{header.architecture}.attention.sliding_window_pattern",
+        FULL_ATTENTION_EVERY.get(header.architecture, 1),
     )
     if isinstance(pattern, int) and pattern > 0:
         pattern = tuple(layer % pattern < pattern - 1 for layer in range(header.layers))

@@ -129,7 +129,7 @@ def read_artifact(model: store.Model) -> Header:
             f"{model.name} is one of {first.split_count} parts and {len(model.files)} are here",
             hint="pull the model again",
         )
-    parts = [first, *(gguf_header.read(path) for path in model.files[1:])]
+    parts = [first, *(gguf_header.read(path, part=n) for n, path in enumerate(model.files[1:], 2))]
     return replace(
         first,
         tensors=tuple(tensor for part in parts for tensor in part.tensors),
@@ -142,7 +142,9 @@ def choose_context(header: Header, asked: int | None) -> tuple[int, str, tuple[R
     trained = header.get("{arch}.context_length", int, DEFAULT_CONTEXT)
     if asked is not None:
         if not 1 <= asked <= trained:
-            raise RequestError(f"a context of {asked} is out of range", hint=f"the model was trained for 1 to {trained}")
+            raise RequestError(
+                f"a context of {asked} is out of range", hint=f"the model was trained for 1 to {trained}"
+            )
         return asked, f"context {asked}: asked for", ()
     if trained <= DEFAULT_CONTEXT:
         return trained, f"context {trained}: all the model was trained for", ()
@@ -160,18 +162,20 @@ def choose_threads(machine: Host, asked: int | None) -> tuple[Threads, str]:
         return Threads(asked, asked), f"threads {asked}: asked for"
     cores = machine.cpu.performance_cores
     kind = "performance core" if cores < machine.cpu.physical else "core"
-    return Threads(cores, cores), f"threads {cores}: one a {kind} this process may use, for prefill and decode"
+    return Threads(
+        cores, cores
+    ), f"threads {cores}: one a {kind} this process may use, for prefill and decode"
 
 
 def nearest_fit(context: int, need: Need) -> str:
-    """In words: the longest context that fits, or that none does."""
+    """In words: the longest shorter context that fits, or that none does."""
     budget = need(context).available_bytes
     shorter = range(CELL_PADDING, context, CELL_PADDING)
     fitting = bisect_right(shorter, budget, key=lambda tokens: need(tokens).total_bytes)
     if fitting:
         return f"a context of {shorter[fitting - 1]} fits: --ctx {shorter[fitting - 1]}"
-    least = need(1)
-    return f"no context fits: the weights alone take {mib(least.weights_bytes)}; pick a smaller model or level"
+    least = mib(need(1).total_bytes)
+    return f"even the shortest context takes {least}, so pick a smaller model or level"
 
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}

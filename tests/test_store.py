@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -107,7 +108,7 @@ def test_a_changed_length_is_seen_before_use_and_pulled_again(mine):
     mine.write_bytes(gguf(50))
     with pytest.raises(HashMismatch) as error:
         store.resolve("m")
-    assert error.value.hint == f"run `edge pull {mine}`"
+    assert error.value.hint == f"run `edge pull '{mine}'`"
     store.pull("m")
     assert store.resolve("m").bytes == 50
     mine.unlink()
@@ -158,6 +159,23 @@ def test_a_damaged_record_is_named_and_can_be_removed(mine, home, text):
     assert "edge rm m" in error.value.hint
     store.remove("m")
     assert store.models() == ()
+
+
+def test_a_model_folder_may_be_renamed_by_hand(mine, home):
+    store.pull(str(mine), name="m")
+    (home / "models" / "m").rename(home / "models" / "n")
+    assert store.resolve("n").name == "n"
+    assert store.remove("n").name == "n"
+    assert store.models() == ()
+
+
+def test_a_file_that_may_not_be_read(mine):
+    if os.geteuid() == 0:
+        pytest.skip("root may read anything")
+    mine.chmod(0)
+    with pytest.raises(StoreError, match="Permission denied") as error:
+        store.pull(str(mine))
+    assert error.value.hint == "check that you may read it"
 
 
 def test_a_record_cannot_lead_out_of_the_store(mine, home):
@@ -239,7 +257,7 @@ def test_offline_opens_no_socket(ref, switch, monkeypatch):
     monkeypatch.setenv(switch, "1")
     with pytest.raises(Offline, match=switch) as error:
         store.pull(ref)
-    assert f"edge pull {ref}" in error.value.hint
+    assert f"once online, run `edge pull {shlex.quote(ref)}`" == error.value.hint
 
 
 def test_offline_is_no_matter_for_what_is_here(mine, monkeypatch):

@@ -224,11 +224,37 @@ def test_odd_answers(hub, home):
     works(hub)
 
 
-def test_nobody_listens(hub, home):
+def test_nobody_listens(hub, home, monkeypatch):
+    from huggingface_hub import constants
+
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{free.getsockname()[1]}/m.gguf#sha256={'a' * 64}"
-        fails(DownloadError, "127.0.0.1", home, address)
+        silent = f"http://127.0.0.1:{free.getsockname()[1]}"
+        fails(DownloadError, "127.0.0.1", home, f"{silent}/m.gguf#sha256={'a' * 64}")
+        monkeypatch.setattr(constants, "ENDPOINT", silent)
+        fails(DownloadError, "127.0.0.1", home)
+
+
+def test_a_hub_that_stalls(hub, home, monkeypatch):
+    monkeypatch.setenv("EDGE_TIMEOUT", "0.5")
+    hub.api_fault = stall(0)
+    fails(DownloadError, "sent nothing for 0.5 s", home)
+    works(hub)
+
+
+def test_a_part_that_nobody_asked_for(hub, home):
+    def from_the_middle(handler, body):
+        handler.answer(206, body[10:], {"Content-Range": f"bytes 10-{len(body) - 1}/{len(body)}"})
+        return True
+
+    def from_the_start(handler, body):
+        handler.answer(206, body, {"Content-Range": f"bytes 0-{len(body) - 1}/{len(body)}"})
+        return True
+
+    hub.fault = from_the_middle
+    fails(DownloadError, "another place", home)
+    hub.fault = from_the_start
+    assert store.pull(REF).path.read_bytes() == BODY
 
 
 def test_a_redirect_to_plain_http_is_not_followed(hub, home):

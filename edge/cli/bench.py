@@ -22,7 +22,9 @@ def command() -> None:
     help="Give a peer the same work in the same run; may be repeated.",
 )
 @click.option("--threads", type=int, metavar="N", help="Threads, prefill and decode alike.")
-@click.option("--repetitions", type=click.IntRange(1, 100), default=5, show_default=True, help="Counted turns.")
+@click.option(
+    "--repetitions", type=click.IntRange(1, 100), default=5, show_default=True, help="Counted turns."
+)
 @json_option
 def speed(ref: str, vs: tuple[str, ...], threads: int | None, repetitions: int, as_json: bool) -> None:
     """Prefill and decode rates, time to first token, peak memory.
@@ -69,7 +71,11 @@ def startup(ref: str, vs: str | None, as_json: bool) -> None:
         emit_json(processes)
         return
     rows = [
-        (one.name, f"{one.wall_s.median:.3f} ({one.wall_s.low:.3f}–{one.wall_s.high:.3f})", size(one.peak_rss_bytes))
+        (
+            one.name,
+            f"{one.wall_s.median:.3f} ({one.wall_s.low:.3f}–{one.wall_s.high:.3f})",
+            size(one.peak_rss_bytes),
+        )
         for one in processes
     ]
     click.echo(table(rows, ("process", "wall s", "peak rss")))
@@ -87,7 +93,13 @@ def memory(refs: tuple[str, ...], as_json: bool) -> None:
         emit_json([{**vars(cell), "error": cell.error} for cell in cells])
         return
     rows = [
-        (cell.artifact, str(cell.context), size(cell.predicted_bytes), size(cell.measured_bytes), f"{cell.error:+.1%}")
+        (
+            cell.artifact,
+            str(cell.context),
+            size(cell.predicted_bytes),
+            size(cell.measured_bytes),
+            f"{cell.error:+.1%}",
+        )
         for cell in cells
     ]
     click.echo(table(rows, ("model", "context", "predicted", "measured", "error")))

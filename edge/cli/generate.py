@@ -18,14 +18,16 @@ from edge.cli.references import complete_ref
 @sampling_options
 @context_options
 @json_option
-def command(ref: str, prompt: str, n: int, ctx: int | None, threads: int | None, as_json: bool, **options: Any) -> None:
+def command(
+    ref: str, prompt: str, n: int, ctx: int | None, threads: int | None, as_json: bool, **options: Any
+) -> None:
     """Continue a text, n ways from one prefill.
 
     REF is a model (see `edge list`), PROMPT the text to continue, as it is: no chat template is put around it.
     """
     settings = sampling(options)
     from edge.engine import Tally
-    from edge.loaded import load
+    from edge.chat.loaded import load
 
     with load(ref, ctx=ctx, threads=threads, sequences=n) as model:
         tally = Tally(n)

@@ -27,10 +27,16 @@ def sampling_options(command: F) -> F:
     """--temp, --top-k, …, --stop; the ranges are checked by `Sampling` itself."""
     for option in (
         click.option("--stop", multiple=True, metavar="TEXT", help="End the answer here; may be repeated."),
-        click.option("--max-tokens", type=int, metavar="N", help="Longest answer in tokens.  [to the context's end]"),
+        click.option(
+            "--max-tokens", type=int, metavar="N", help="Longest answer in tokens.  [to the context's end]"
+        ),
         click.option("--seed", type=int, metavar="N", help="Equal seeds give equal texts.  [drawn]"),
-        click.option("--repeat-penalty", type=float, default=1.0, help="Weaken the last 64 tokens; 1 is off."),
-        click.option("--min-p", type=float, default=0.05, help="Drop tokens below this share of the likeliest."),
+        click.option(
+            "--repeat-penalty", type=float, default=1.0, help="Weaken the last 64 tokens; 1 is off."
+        ),
+        click.option(
+            "--min-p", type=float, default=0.05, help="Drop tokens below this share of the likeliest."
+        ),
         click.option("--top-p", type=float, default=0.95, help="Keep the likeliest tokens up to this sum."),
         click.option("--top-k", type=int, default=40, help="Keep the k likeliest tokens; 0 keeps all."),
         click.option("--temp", type=float, default=0.8, help="0 always takes the likeliest token."),

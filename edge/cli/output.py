@@ -12,13 +12,19 @@ import click
 
 if TYPE_CHECKING:
     from edge.engine import Timings, Usage
+    from edge.planner import Plan
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
 
+# json.dumps escapes the ASCII controls; a terminal obeys these too
+ESCAPED_CONTROLS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+
+
 def emit_json(value: Any) -> None:
     """Print a dataclass, or plain data holding some, as indented JSON on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=plain))
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=plain)
+    click.echo(text.translate(ESCAPED_CONTROLS))
 
 
 def plain(value: Any) -> Any:
@@ -37,7 +43,8 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
         return ""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
     )
 
 
@@ -51,9 +58,34 @@ def size(count: int) -> str:
 
 def timing_line(usage: Usage, timings: Timings) -> str:
     """One line of figures for stderr: `12 + 48 tokens · first after 0.08 s · prefill 450 t/s · decode 160 t/s`."""
-    parts = [f"{usage.prompt_tokens} + {usage.completion_tokens} tokens", f"first after {timings.ttft_s:.2f} s"]
+    parts = [
+        f"{usage.prompt_tokens} + {usage.completion_tokens} tokens",
+        f"first after {timings.ttft_s:.2f} s",
+    ]
     if timings.prefill_tps:
         parts.append(f"prefill {timings.prefill_tps:.0f} t/s")
     if timings.decode_tps:
         parts.append(f"decode {timings.decode_tps:.0f} t/s")
     return " · ".join(parts)
+
+
+def model_line(plan: Plan) -> str:
+    """One line for stderr: what runs, on what, in how much: `smollm2 · Q4_1 · llama.cpp-cpu, 2 threads · …`."""
+    memory = plan.memory
+    return " · ".join(
+        (
+            plan.artifact,
+            plan.level,
+            f"{plan.backend}, {plan.threads.decode} threads",
+            f"context {plan.context}",
+            f"{size(memory.total_bytes)} of {size(memory.available_bytes)}",
+        )
+    )
+
+
+CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """`text` without the control characters by which a model could steer the terminal."""
+    return text.translate(CONTROLS)

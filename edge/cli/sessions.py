@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import datetime
 from pathlib import Path
 
@@ -11,15 +10,7 @@ from click.shell_completion import CompletionItem
 
 from edge.cli.output import emit_json, json_option, table
 from edge.errors import EdgeError
-
-
-def home() -> Path:
-    """`$EDGE_HOME`, else the user's data folder."""
-    if folder := os.environ.get("EDGE_HOME"):
-        return Path(folder).expanduser().absolute()
-    from platformdirs import user_data_path
-
-    return user_data_path("edge", appauthor=False)
+from edge.home import sessions_file
 
 
 def names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -27,7 +18,7 @@ def names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
     from edge.chat.sessions import Sessions
 
     try:
-        with Sessions(home() / "sessions.db", create=False) as sessions:
+        with Sessions(sessions_file(), create=False) as sessions:
             known = sessions.all()
     except EdgeError:
         return []  # a shell that completes has no place for an error
@@ -49,7 +40,7 @@ def list_(as_json: bool) -> None:
     from edge.chat.export import head
     from edge.chat.sessions import Sessions
 
-    with Sessions(home() / "sessions.db", create=False) as sessions:
+    with Sessions(sessions_file(), create=False) as sessions:
         known = sessions.all()
     if as_json:
         emit_json([head(item) for item in known])
@@ -68,7 +59,7 @@ def show(name: str, as_json: bool) -> None:
     from edge.chat.export import TITLES, to_dict
     from edge.chat.sessions import Sessions
 
-    with Sessions(home() / "sessions.db", create=False) as sessions:
+    with Sessions(sessions_file(), create=False) as sessions:
         conversation = sessions.conversation(name)
     if as_json:
         emit_json(to_dict(conversation))
@@ -89,7 +80,7 @@ def rm(name: str) -> None:
     """Remove one conversation."""
     from edge.chat.sessions import Sessions
 
-    with Sessions(home() / "sessions.db", create=False) as sessions:
+    with Sessions(sessions_file(), create=False) as sessions:
         sessions.remove(name)
     click.echo(f"removed {name}", err=True)
 
@@ -112,7 +103,7 @@ def export(name: str, form: str, output: Path | None) -> None:
     from edge.chat.export import to_json, to_markdown, write_whole
     from edge.chat.sessions import Sessions
 
-    with Sessions(home() / "sessions.db", create=False) as sessions:
+    with Sessions(sessions_file(), create=False) as sessions:
         conversation = sessions.conversation(name)
     text = to_json(conversation) if form == "json" else to_markdown(conversation)
     if output is None:

@@ -70,7 +70,10 @@ def _low_level() -> ModuleType:
         del sys.modules[name]
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-def _keep_log(level: int, text: bytes, _: Any) -> None:
+def _keep_error(level: int, text: bytes, _: int | None) -> None:
     if level == _ERROR:
         _log.append(text.decode("utf-8", "replace").strip())
+
+
+# Kept for the life of the process: llama.cpp holds the pointer.
+_keep_log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(_keep_error)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from ctypes import create_string_buffer
 from dataclasses import dataclass
 from secrets import randbits
 from time import perf_counter
@@ -16,7 +17,6 @@ from edge.engine.vocab import Vocab
 from edge.errors import EngineError, PromptTooLong, RequestError
 from edge.memory import BATCH
 from edge.planner import Plan
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +102,27 @@ class Engine:
             self._lib.llama_model_free(self._model)
         self._batch = self._context = self._model = None
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling, n: int = 1) -> Iterator[Chunk]:
+    def meta(self, key: str) -> str | None:
+        """A text or number from the file's metadata, as text; None where the file has no such key."""
+        size = 256
+        while True:
+            buffer = create_string_buffer(size)
+            length = self._lib.llama_model_meta_val_str(self._model, key.encode(), buffer, size)
+            if length < size:
+                return buffer.value.decode("utf-8", "replace") if length >= 0 else None
+            size = length + 1
+
+    def stream(self, prompt: Sequence[int], sampling: Sampling, n: int = 1) -> Generator[Chunk, None, None]:
         """Answer `prompt` n times from one prefill, a chunk a token, the answers interleaved.
 
         What the prompt shares with the call before is not computed again. Raises RequestError for an empty
-        prompt or too many answers, PromptTooLong where the prompt leaves no room for an answer, EngineError
-        where decoding fails.
+        prompt or too many answers, PromptTooLong where the prompt leaves no room for an answer, and, while it
+        streams, EngineError where decoding fails.
         """
         self._check(prompt, n)
+        return self._stream(prompt, sampling, n)
+
+    def _stream(self, prompt: Sequence[int], sampling: Sampling, n: int) -> Generator[Chunk, None, None]:
         listen()
         self._request += 1
         request, started = self._request, perf_counter()

@@ -61,6 +61,15 @@ class Vocab:
         ids = self.tokens(text, add_special=False, parse_special=True)
         return len(ids) == 1 and bool(llama().llama_vocab_is_control(self._handle, ids[0]))
 
+    def control_texts(self) -> frozenset[str]:
+        """The texts of all control tokens; looks at every entry of the vocabulary."""
+        lib = llama()
+        return frozenset(
+            lib.llama_vocab_get_text(self._handle, token).decode("utf-8", "replace")
+            for token in range(self.size)
+            if lib.llama_vocab_is_control(self._handle, token)
+        )
+
     def _read_piece(self, token: int) -> bytes:
         count = llama().llama_token_to_piece(self._handle, token, self._buffer, len(self._buffer), 0, False)
         if count < 0:  # the buffer is too small by its own account
@@ -79,5 +88,6 @@ def utf8(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise RequestError(
-            f"the prompt holds half a surrogate pair at character {error.start}", hint="give valid Unicode text"
+            f"the prompt holds half a surrogate pair at character {error.start}",
+            hint="give valid Unicode text",
         ) from error

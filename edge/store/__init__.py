@@ -6,6 +6,7 @@ A reference is a catalogue name, `hf:owner/repo[/path][@revision]`, `hf:owner/re
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -56,16 +57,16 @@ def resolve(ref: str) -> Model:
     Never touches the network. Raises ModelNotFound with the command that would bring it, and HashMismatch
     when a kept file no longer has the length it had.
     """
-    model = find(ref)
-    for file in model.evidence:
-        if not file.path.exists():
-            raise ModelNotFound(f"{model.name} has lost {file.path}", hint=f"run `edge pull {model.ref}`")
-        if file.path.stat().st_size != file.bytes:
-            raise HashMismatch(
-                f"{file.path} is not the {file.bytes:,} bytes it was when pulled",
-                hint=f"run `edge pull {model.ref}`",
-            )
-    return model
+    with home.disk_errors(home.models_folder()):
+        model = find(ref)
+        for file in model.evidence:
+            if not file.path.exists():
+                raise ModelNotFound(f"{model.name} has lost {file.path}", hint=to_pull(model.ref))
+            if file.path.stat().st_size != file.bytes:
+                raise HashMismatch(
+                    f"{file.path} is not the {file.bytes:,} bytes it was when pulled", hint=to_pull(model.ref)
+                )
+        return model
 
 
 def pull(ref: str, name: str | None = None, progress: Report | None = None) -> Model:
@@ -93,12 +94,10 @@ def verify(ref: str, progress: Report | None = None) -> Check:
     """Read every byte of a kept model and compare the hashes. Raises ModelNotFound or RequestError."""
     from edge.store import pulling
 
-    model = find(ref)
-    if not model.sha256:
-        raise RequestError(
-            f"{ref} was never pulled, so no hash is known", hint=f"run `edge pull {ref}` first"
-        )
-    with home.disk_errors(model.path):
+    with home.disk_errors(home.models_folder()):
+        model = find(ref)
+        if not all(file.sha256 for file in model.evidence):
+            raise RequestError(f"{ref} was never pulled, so no hash is known", hint=to_pull(ref))
         return Check(model.name, model.bytes, pulling.problems(model, progress or (lambda step: None)))
 
 
@@ -127,14 +126,14 @@ def find(ref: str) -> Model:
     if isinstance(target, Hub):
         if model := in_place.in_cache(target):
             return model
-        raise ModelNotFound(f"{ref} is not on this disk", hint=f"run `edge pull {ref}`")
+        raise ModelNotFound(f"{ref} is not on this disk", hint=to_pull(ref))
     if isinstance(target, Name):
         if ref in catalog.entries():
-            raise ModelNotFound(f"{ref} is not on this disk", hint=f"run `edge pull {ref}`")
+            raise ModelNotFound(f"{ref} is not on this disk", hint=to_pull(ref))
         target = local_or_missing(ref)
     if isinstance(target, Local):
         return in_place.as_it_lies(target.path)
-    raise ModelNotFound(f"{ref} is not on this disk", hint=f"run `edge pull '{ref}'`")
+    raise ModelNotFound(f"{ref} is not on this disk", hint=to_pull(ref))
 
 
 def kept_as(ref: str) -> Model | None:
@@ -172,5 +171,9 @@ def not_found(text: str, kept: list[str], known: list[str]) -> ModelNotFound:
     elif near[0] in kept:
         hint = f"did you mean {near[0]}?"
     else:
-        hint = f"did you mean {near[0]}? run `edge pull {near[0]}`"
+        hint = f"did you mean {near[0]}? {to_pull(near[0])}"
     return ModelNotFound(f"there is no model {text!r}", hint=hint)
+
+
+def to_pull(ref: str) -> str:
+    return f"run `edge pull {shlex.quote(ref)}`"

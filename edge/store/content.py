@@ -113,6 +113,8 @@ def prove(path: Path, wanted: Wanted, sha256: str) -> str:
                 hint=AGAIN,
             )
         return f"git sha1 from {wanted.promised_by}"
+    if isinstance(wanted.origin, tuple):
+        return "sha256 from the wheel's own list"
     return "length only" if wanted.bytes is not None else "nothing: its source promises no hash"
 
 

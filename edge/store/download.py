@@ -118,7 +118,7 @@ def transfer(client: httpx2.Client, wanted: Wanted, remote: Remote, partial: Pat
             if not response.headers.get("Content-Range", "").startswith(f"bytes {done}-"):
                 discard(partial)
                 raise Again("the server went on from another place")
-            running = hash_so_far(partial)
+            running = hash_so_far(partial) if done else hashlib.sha256()
         else:
             discard(partial)
             done, running = 0, hashlib.sha256()

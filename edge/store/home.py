@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,13 +53,15 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename or folder
+        where = Path(error.filename or folder)
         if error.errno in FULL:
             raise StoreError(
                 f"no room to write in {folder}: {error.strerror}",
                 hint="free some space, or set EDGE_HOME to a larger disk; a partial download is resumed",
             ) from error
-        hint = "set EDGE_HOME to a folder you can write to" if error.errno in BARRED else ""
+        ours = where.is_relative_to(folder.parent) or folder.is_relative_to(where)
+        hint = "set EDGE_HOME to a folder you can write to" if ours else "check that you may read it"
+        hint = hint if error.errno in BARRED else ""
         raise StoreError(f"cannot use {where}: {error.strerror or error}", hint=hint) from error
 
 
@@ -98,5 +101,5 @@ def stay_online(ref: str) -> None:
         if os.environ.get(switch, "").lower() in ("1", "true", "yes", "on"):
             raise Offline(
                 f"{ref} is not on this disk and {switch} rules out the network",
-                hint=f"once online, run `edge pull {ref}`",
+                hint=f"once online, run `edge pull {shlex.quote(ref)}`",
             )

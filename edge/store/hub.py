@@ -138,12 +138,12 @@ def choices(models: list[list[str]], ref: Hub) -> str:
 def cached(ref: Hub) -> list[Path]:
     """The files of `ref` in the Hugging Face cache of this disk; empty when they are not all there.
 
-    The layout is documented: refs/<branch> holds a commit, snapshots/<commit>/ links to the blobs.
+    The layout is documented: models--owner--repo/refs/<branch> holds a commit, snapshots/<commit>/ links to
+    the blobs.
     """
     from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
 
-    repo = Path(constants.HF_HUB_CACHE).expanduser() / repo_folder_name(repo_id=ref.repo, repo_type="model")
+    repo = Path(constants.HF_HUB_CACHE).expanduser() / f"models--{ref.repo.replace('/', '--')}"
     revision = ref.revision or "main"
     pointer = repo / "refs" / revision
     commit = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else revision

@@ -16,10 +16,13 @@ def in_cache(ref: Hub) -> Model | None:
 
     if not (paths := hub.cached(ref)):
         return None
-    files = tuple(
-        File(path, path.stat().st_size, hub.cache_hash(path), str(ref), "not checked") for path in paths
+    named = (hub.cache_hash(path) for path in paths)
+    hashes = (name if len(name) == 64 else "" for name in named)
+    files = (
+        File(path, path.stat().st_size, sha256, str(ref), "not checked")
+        for path, sha256 in zip(paths, hashes, strict=True)
     )
-    return lying(paths[0], str(ref), files)
+    return lying(paths[0], str(ref), tuple(files))
 
 
 def as_it_lies(path: Path) -> Model:

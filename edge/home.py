@@ -1,0 +1,20 @@
+"""Where everything is kept: models, conversations, the history of the prompt."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    """`$EDGE_HOME`, else the user's data folder for edge."""
+    if folder := os.environ.get("EDGE_HOME"):
+        return Path(folder).expanduser().absolute()
+    from platformdirs import user_data_path
+
+    return user_data_path("edge", appauthor=False)
+
+
+def sessions_file() -> Path:
+    """The SQLite file of saved conversations."""
+    return home() / "sessions.db"
