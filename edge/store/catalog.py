@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
-from types import MappingProxyType
 from typing import Any
 
 from edge.store.refs import Wheel, parse_wheel
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 
 @dataclass(frozen=True)
@@ -43,10 +37,17 @@ class Entry:
 
 
 @cache
-def entries() -> MappingProxyType[str, Entry]:
+def entries() -> Mapping[str, Entry]:
     """Every entry by its name, in the order of the file."""
+    from importlib import resources
+
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
+
     text = resources.files("edge.models").joinpath("catalog.toml").read_text(encoding="utf-8")
-    return MappingProxyType({name: entry(name, fields) for name, fields in tomllib.loads(text).items()})
+    return {name: entry(name, fields) for name, fields in tomllib.loads(text).items()}
 
 
 def entry(name: str, fields: dict[str, Any]) -> Entry:

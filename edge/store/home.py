@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edge.errors import Offline, RequestError, StoreError
+from edge.home import home
 from edge.store.records import Progress, Report
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
@@ -20,12 +21,8 @@ BARRED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def models_folder() -> Path:
-    """`$EDGE_HOME/models`, else the same in the user's data folder."""
-    if home := os.environ.get("EDGE_HOME"):
-        return Path(home).expanduser().absolute() / "models"
-    from platformdirs import user_data_path
-
-    return user_data_path("edge", appauthor=False) / "models"
+    """Every model has its folder in here."""
+    return home() / "models"
 
 
 def folder_of(name: str) -> Path:
