@@ -23,7 +23,7 @@ MIB = 1 << 20
 BATCH = 512
 CELL_PADDING = 256  # llama.cpp rounds a context up to this
 # Measured: a Python process with the command, the template engine and llama.cpp's library mapped.
-PROCESS_BYTES = 42 * MIB
+PROCESS_BYTES = 38 * MIB
 TOKEN_BYTES = 160  # a vocabulary entry in llama.cpp's maps
 MERGE_BYTES = 130  # a byte-pair merge in the same
 # Every how many layers one looks at the whole context, where the header does not say
