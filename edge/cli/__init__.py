@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -34,24 +35,46 @@ class Verbs(click.Group):
     """A group that imports `edge.cli.<verb>` when the verb is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return [*VERBS]  # `list` is the module of a verb here, once that is imported
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
         command: click.Command = import_module(f"edge.cli.{cmd_name}").command
+        name_variables(command, f"EDGE_{cmd_name}")
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click would leave without a word
+            discard(1)
+            raise EdgeError("the reader closed the pipe before the output was complete") from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+            formatter.write_dl([*VERBS.items()])
+
+
+def name_variables(command: click.Command, prefix: str) -> None:
+    """Let each option be read from the variable that its own spelling names: EDGE_CHAT_TOP_K, EDGE_PLAN_JSON.
+
+    Click's automatic names come from the Python parameters (AS_JSON), and take EDGE_VERSION for --version.
+    """
+    for option in command.params:
+        if isinstance(option, click.Option):
+            spelled = max(option.opts, key=len).lstrip("-").replace("-", "_")
+            option.envvar = f"{prefix}_{spelled}".upper()
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            name_variables(inner, f"{prefix}_{name}")
 
 
 @click.group(
     cls=Verbs,
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "EDGE"},
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Every option is also an environment variable: `edge chat --temp` reads EDGE_CHAT_TEMP. "
-    "Only `edge pull` opens a network connection.",
+    "Only pulling a model opens a network connection.",
 )
 @click.version_option(package_name="edge-runtime", message="%(prog)s %(version)s")
 def cli() -> None:
@@ -67,15 +90,12 @@ def run(args: list[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 1 failure, 2 usage, 3 unsafe file, 4 memory, 130 Ctrl-C."""
     try:
         code = cli.main(args=args, prog_name="edge", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout:  # None when the caller closed it
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:
-        # Python flushes stdout once more at exit; give it somewhere to flush to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return fail("the reader closed the pipe before the output was complete", 1)
     except (KeyboardInterrupt, click.Abort):
         return fail("interrupted", 130)
-    except (EdgeError, click.ClickException, MemoryError) as error:
+    except (EdgeError, click.ClickException, MemoryError, OSError) as error:
         if os.environ.get("EDGE_TRACEBACK") == "1":
             raise
         return explain(error)
@@ -85,15 +105,31 @@ def explain(error: Exception) -> int:
     """One line on stderr for an error that has a meaning; returns its exit code."""
     if isinstance(error, EdgeError):
         return fail(error.line, error.exit_code)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     if isinstance(error, click.UsageError):
         verb = error.ctx.command_path if error.ctx else "edge"
         return fail(f"{error.format_message().rstrip('.')}; see `{verb} --help`", 2)
     if isinstance(error, click.ClickException):
         return fail(error.format_message(), error.exit_code)
+    if isinstance(error, OSError):  # of stdout: whatever opens files makes its errors into EdgeErrors
+        discard(1)
+        return fail(f"the output cannot be written: {error.strerror}", 1)
     return fail("out of memory; a smaller --ctx or a smaller model needs less", 4)
 
 
 def fail(line: str, code: int) -> int:
-    """Print `edge: line` on stderr and return `code`."""
-    click.echo(f"edge: {line}", err=True)
+    """Print `edge: line` on stderr and return `code`. The line may quote a file, so it is made printable."""
+    from edge.cli.output import printable
+
+    try:
+        click.echo(printable(f"edge: {line}"), err=True)
+    except OSError:
+        discard(2)
     return code
+
+
+def discard(descriptor: int) -> None:
+    """Lead a stream that cannot be written to nowhere: Python flushes what it still holds once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

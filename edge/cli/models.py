@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 
 from edge import store
+from edge.cli.output import is_terminal
 from edge.errors import ModelNotFound
 
 
@@ -17,7 +18,7 @@ def here(ref: str) -> str:
         store.resolve(ref)
     except ModelNotFound as missing:
         known = ref in store.catalogue() or ref.startswith(("hf:", "pypi:", "https:"))
-        if not known or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if not known or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
             raise
         if not click.confirm(f"{missing}. Pull it now?", default=True, err=True):
             raise

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -19,6 +19,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 
 # json.dumps escapes the ASCII controls; a terminal obeys these too
 ESCAPED_CONTROLS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person sits at `stream`; nobody does where the caller closed it, which Python shows as None."""
+    return stream is not None and stream.isatty()
 
 
 def emit_json(value: Any) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edge import store
-from edge.cli.output import emit_json, json_option, size
+from edge.cli.output import emit_json, is_terminal, json_option, size
 from edge.cli.references import complete_ref
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def command(ref: str, name: str | None, as_json: bool) -> None:
 @contextmanager
 def drawing(title: str) -> Iterator[store.Report]:
     """A report that draws bars on stderr: in a terminal with rich, elsewhere one line when it begins."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         click.echo(title, err=True)
         yield lambda step: None
         return

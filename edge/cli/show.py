@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from edge.cli.output import emit_json, json_option, size, table
+from edge.cli.references import complete_ref
 from edge.errors import UnsafeFile
 from edge.gguf_header import Array, Header, read
 from edge.store import Model, resolve
@@ -19,7 +20,7 @@ MAX_SHOWN = 128  # elements of an array in JSON: enough for one figure a layer
 
 
 @click.command()
-@click.argument("ref")
+@click.argument("ref", shell_complete=complete_ref)
 @json_option
 def command(ref: str, as_json: bool) -> None:
     """Show what a model file says of itself.
