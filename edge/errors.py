@@ -49,11 +49,14 @@ class RequestError(EdgeError):
 
 
 class PromptTooLong(RequestError):
-    """The prompt does not fit the context. Nothing is ever cut silently."""
+    """The prompt does not fit the context. Nothing is ever cut silently.
 
-    def __init__(self, prompt_tokens: int, context: int) -> None:
+    A text far too long is not counted to its end: `prompt_tokens` is then the least it can be (not `exact`).
+    """
+
+    def __init__(self, prompt_tokens: int, context: int, *, exact: bool = True) -> None:
         super().__init__(
-            f"the prompt is {prompt_tokens} tokens and the context holds {context}",
+            f"the prompt is {'' if exact else 'at least '}{prompt_tokens} tokens and the context holds {context}",
             hint="shorten it or raise --ctx",
         )
         self.prompt_tokens = prompt_tokens

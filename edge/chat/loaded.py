@@ -18,7 +18,7 @@ class LoadedModel:
     def __init__(self, plan: Plan, *, template: str | None = None) -> None:
         self.plan = plan.require_fit()
         self.engine = Engine(plan)
-        self._form = template
+        self.form = template
         self._template: Template | None = None
 
     def __enter__(self) -> LoadedModel:
@@ -44,8 +44,8 @@ class LoadedModel:
     def _choose_template(self) -> Template:
         vocab, meta = self.engine.vocab, self.engine.meta
         bos, eos = vocab.special_text("bos"), vocab.special_text("eos")
-        if self._form:
-            return templates.by_name(self._form, bos_token=bos, eos_token=eos)
+        if self.form:
+            return templates.by_name(self.form, bos_token=bos, eos_token=eos)
         return templates.choose(
             meta("tokenizer.chat_template"),
             meta("general.architecture") or "",
@@ -62,6 +62,7 @@ class LoadedModel:
 
         Raises RequestError, PromptTooLong or EngineError as `Engine.stream` does.
         """
+        self.engine.vocab.check_length(prompt, self.engine.context)
         return self.engine.stream(self.engine.vocab.tokens(prompt), sampling, n)
 
     def chat(
@@ -80,9 +81,11 @@ class LoadedModel:
         """The prompt of a conversation, in token ids.
 
         Control tokens that the template writes count as such; the same characters inside a message stay text,
-        so nobody's words can end their own turn.
+        so nobody's words can end their own turn. Raises PromptTooLong where that is plain before counting.
         """
         vocab = self.engine.vocab
+        text = templates.render(self.template, messages)
+        vocab.check_length(text, self.engine.context)
         spelled = any(
             vocab.tokens(message.content, parse_special=True) != vocab.tokens(message.content)
             for message in messages
@@ -90,7 +93,7 @@ class LoadedModel:
         if spelled:
             segments = templates.render_segments(self.template, messages, vocab.control_texts())
         else:
-            segments = (templates.Segment(templates.render(self.template, messages), trusted=True),)
+            segments = (templates.Segment(text, trusted=True),)
         add_bos = not templates.opens_with_bos(self.template, segments[0].text)
         ids: list[int] = []
         for segment in segments:

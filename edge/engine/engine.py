@@ -73,6 +73,7 @@ class Engine:
         started = perf_counter()
         try:
             self._model = self._load(plan)
+            self._check_it_writes(plan)
             self._context = self._open_context(plan)
             self._memory = self._lib.llama_get_memory(self._context)
             self._batch = self._lib.llama_batch_init(BATCH, 0, 1)
@@ -176,6 +177,24 @@ class Engine:
                 hint="a newer llama-cpp-python may know it: pip install --upgrade llama-cpp-python",
             )
         return model
+
+    def _check_it_writes(self, plan: Plan) -> None:
+        """Refuse what llama.cpp loads and then ends the whole process over, when it is asked for text."""
+        lib, architecture = self._lib, self.meta("general.architecture") or ""
+        if lib.llama_vocab_type(lib.llama_model_get_vocab(self._model)) == lib.LLAMA_VOCAB_TYPE_NONE:
+            raise EngineError(
+                f"{plan.artifact} has no tokenizer", hint="convert it again together with its own"
+            )
+        if (
+            "bert" in architecture  # not every such file says that it looks ahead
+            or self.meta(f"{architecture}.attention.causal") == "false"
+            or lib.llama_model_has_encoder(self._model)
+            or lib.llama_model_is_diffusion(self._model)
+        ):
+            raise EngineError(
+                f"{plan.artifact} is a model of kind {architecture}, which does not continue a text",
+                hint="`edge list` names some that do",
+            )
 
     def _open_context(self, plan: Plan) -> Any:
         params = self._lib.llama_context_default_params()

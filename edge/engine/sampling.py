@@ -48,15 +48,28 @@ class Sampling:
             within("seed", self.seed, 0, 2**32 - 1)
         if self.max_tokens is not None:
             within("max-tokens", self.max_tokens, 1, 2**31 - 1)
-        if "" in self.stop:
-            raise RequestError("an empty stop text would end every answer at once", hint="leave it out")
+        for stop in self.stop:
+            if not stop:
+                raise RequestError("an empty stop text would end every answer at once", hint="leave it out")
+            if any("\ud800" <= character <= "\udfff" for character in stop):
+                raise RequestError(
+                    f"the stop text {stop!r} is not valid Unicode", hint="no answer can hold it"
+                )
 
 
 def within(name: str, value: float, low: float, high: float) -> None:
     """Raise RequestError unless low ≤ value ≤ high; NaN is never within."""
     if not (low <= value <= high):
-        what = "not a number" if isinstance(value, float) and math.isnan(value) else f"{value:g}"
-        raise RequestError(f"{name} is {what}", hint=f"give a value from {low:g} to {high:g}")
+        raise RequestError(
+            f"{name} is {written(value)}", hint=f"give a value from {written(low)} to {written(high)}"
+        )
+
+
+def written(value: float) -> str:
+    """A number for people. One with hundreds of digits, which no float can hold, is not written out."""
+    if isinstance(value, float):
+        return "not a number" if math.isnan(value) else f"{value:g}"
+    return str(value) if abs(value) < 10**18 else "far out of range"
 
 
 def open_chain(sampling: Sampling, vocab_size: int, seed: int) -> Any:

@@ -6,7 +6,10 @@ import ctypes
 from typing import Any
 
 from edge.engine.binding import llama
-from edge.errors import EngineError, RequestError
+from edge.errors import EngineError, PromptTooLong, RequestError
+
+CHEAP_BYTES = 1 << 16  # below this, counting the tokens takes less time than finding the longest
+LOSSLESS = (1, 2, 5)  # llama.h, enum llama_vocab_type: SentencePiece BPE, byte-level BPE, RWKV
 
 
 class Vocab:
@@ -20,6 +23,7 @@ class Vocab:
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
         self._buffer = ctypes.create_string_buffer(512)
+        self._longest = 0
 
     def tokens(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids of `text`.
@@ -34,6 +38,21 @@ class Vocab:
         if count < 0:
             raise EngineError("llama.cpp could not tokenize the text", hint="shorten it")
         return ids[:count]
+
+    def check_length(self, text: str, context: int) -> None:
+        """Raise PromptTooLong for a text that cannot be `context` tokens or fewer, without counting them.
+
+        Ten million characters take llama.cpp half a minute and a gigabyte. No token stands for more bytes than
+        the longest one has, which holds for the kinds of tokenizer that drop nothing.
+        """
+        size = len(text.encode("utf-8", "surrogatepass"))
+        if size < CHEAP_BYTES or llama().llama_vocab_type(self._handle) not in LOSSLESS:
+            return
+        if not self._longest:
+            self._longest = max(len(self._read_piece(token, special=True)) for token in range(self.size))
+        least = -(-size // max(1, self._longest))
+        if least > context:
+            raise PromptTooLong(least, context, exact=False)
 
     def piece(self, token: int) -> bytes:
         """The bytes of one token; control tokens are empty. A character may span several tokens."""
@@ -70,11 +89,11 @@ class Vocab:
             if lib.llama_vocab_is_control(self._handle, token)
         )
 
-    def _read_piece(self, token: int) -> bytes:
-        count = llama().llama_token_to_piece(self._handle, token, self._buffer, len(self._buffer), 0, False)
+    def _read_piece(self, token: int, *, special: bool = False) -> bytes:
+        count = llama().llama_token_to_piece(self._handle, token, self._buffer, len(self._buffer), 0, special)
         if count < 0:  # the buffer is too small by its own account
             self._buffer = ctypes.create_string_buffer(-count)
-            return self._read_piece(token)
+            return self._read_piece(token, special=special)
         return self._buffer.raw[:count]
 
 
