@@ -14,10 +14,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edge.chat.loaded import LoadedModel, load
     from edge.chat.template import Message
     from edge.engine import Chunk, Engine, Sampling
     from edge.errors import EdgeError
-    from edge.chat.loaded import LoadedModel, load
     from edge.machine import Host, host
     from edge.planner import Plan, plan
     from edge.store import Model, pull

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from edge import gguf_header, store
 from edge.errors import DoesNotFit, RequestError, UnsafeFile
@@ -34,7 +35,8 @@ class Threads:
 class Plan:
     """How a model will run here, or why it will not. Memory in bytes, context in tokens.
 
-    `nearest` says in words what would fit when this does not, and is empty otherwise.
+    `nearest` says in words what would fit when this does not, and is empty otherwise. `advice` are settings by
+    the names of `edge.Sampling`, and a `system` prompt, with which this model is known to do best.
     """
 
     artifact: str
@@ -51,6 +53,7 @@ class Plan:
     fits: bool
     nearest: str
     reasons: tuple[str, ...]
+    advice: Mapping[str, Any]
 
     def require_fit(self) -> Plan:
         """This plan. Raises DoesNotFit, naming need, supply and the nearest setting that fits, if it does not."""
@@ -112,6 +115,7 @@ def plan(
         fits=fits,
         nearest="" if fits else nearest_fit(context, need),
         reasons=(threads_reason, context_reason),
+        advice=model.advice,
     )
 
 

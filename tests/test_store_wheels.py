@@ -52,7 +52,7 @@ def index(tmp_path, monkeypatch):
 
 
 def entry(*files):
-    return Entry("known", "a test model", "gguf" if len(files) == 1 else "checkpoint", "MIT", files)
+    return Entry("known", "a test model", "gguf" if len(files) == 1 else "checkpoint", "MIT", files, {"temperature": 0.5})
 
 
 def promised(name, body, *members):

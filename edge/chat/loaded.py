@@ -9,8 +9,6 @@ from edge.chat.template import Message, Template
 from edge.engine import Chunk, Engine, Sampling
 from edge.planner import Plan, plan
 
-DEFAULT_SAMPLING = Sampling()
-
 
 class LoadedModel:
     """What `edge.load` returns. Close it, or use it as a context manager; one request runs at a time."""
@@ -18,6 +16,10 @@ class LoadedModel:
     def __init__(self, plan: Plan, *, template: str | None = None) -> None:
         self.plan = plan.require_fit()
         self.engine = Engine(plan)
+        # What the model does best with, for calls that do not say.
+        settings = dict(plan.advice)
+        self.system: str = settings.pop("system", "")
+        self.sampling = Sampling(**settings)
         self.form = template
         self._template: Template | None = None
 
@@ -56,26 +58,31 @@ class LoadedModel:
         )
 
     def generate(
-        self, prompt: str, sampling: Sampling = DEFAULT_SAMPLING, *, n: int = 1
+        self, prompt: str, sampling: Sampling | None = None, *, n: int = 1
     ) -> Generator[Chunk, None, None]:
         """Continue `prompt` n times from one prefill; chunks stream as they are decoded.
+
+        Without `sampling` the settings are those the model's authors advise, or llama.cpp's.
 
         Raises RequestError, PromptTooLong or EngineError as `Engine.stream` does.
         """
         self.engine.vocab.check_length(prompt, self.engine.context)
-        return self.engine.stream(self.engine.vocab.tokens(prompt), sampling, n)
+        return self.engine.stream(self.engine.vocab.tokens(prompt), sampling or self.sampling, n)
 
     def chat(
-        self, messages: str | Sequence[Message], sampling: Sampling = DEFAULT_SAMPLING
+        self, messages: str | Sequence[Message], sampling: Sampling | None = None
     ) -> Generator[Chunk, None, None]:
         """Answer a conversation; a plain text is a conversation of one user message.
 
-        What a conversation shares with the one before it is not computed again. Raises UnsafeTemplate or
-        RequestError where the template refuses, and what `generate` raises.
+        Without a system message, the one the model is known to do best with goes first, if there is one. What a
+        conversation shares with the one before it is not computed again. Raises UnsafeTemplate or RequestError
+        where the template refuses, and what `generate` raises.
         """
         if isinstance(messages, str):
             messages = [Message("user", messages)]
-        return self.engine.stream(self.tokens(messages), sampling)
+        if self.system and not any(message.role == "system" for message in messages):
+            messages = [Message("system", self.system), *messages]
+        return self.engine.stream(self.tokens(messages), sampling or self.sampling)
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
         """The prompt of a conversation, in token ids.

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from typing import Any
 
-from edge.chat.sessions import Session, Sessions
+from edge.chat.loaded import LoadedModel
+from edge.chat.sessions import Conversation, Session, Sessions
 from edge.chat.template import Message
 from edge.engine import Chunk, Sampling, Tally
-from edge.chat.loaded import LoadedModel
+from edge.home import sessions_file
 
 
 @dataclass
 class Saved:
-    """Where a conversation is written to."""
+    """The name a conversation is saved under; its session begins with the first answer, so no empty ones gather."""
 
-    file: Sessions
-    session: Session
+    name: str
+    session: Session | None = None
+
+
+def unnamed() -> Saved:
+    """The name of a conversation that nobody named: when it began."""
+    return Saved(f"{datetime.now():%Y-%m-%d %H.%M.%S}")
 
 
 @dataclass
 class Talk:
-    """The turns so far, what answers them, and where they are kept (nowhere when `saved` is None)."""
+    """The turns so far, what answers them, and where they are kept (nowhere when `saved` is None).
+
+    `ref` finds the model again from any folder; `given` are the sampling settings that override the ones the
+    model's authors advise.
+    """
 
     model: LoadedModel
-    sampling: Sampling
+    ref: str
+    given: Mapping[str, Any] = field(default_factory=dict)
     system: str = ""
     turns: list[Message] = field(default_factory=list)
     saved: Saved | None = None
@@ -35,7 +48,8 @@ class Talk:
         """Add a user's message and stream the answer.
 
         An answer that is cut short, by Ctrl-C or by closing the stream, is kept as far as it got. A message
-        that is refused (too long, not text) is taken back. Raises what `LoadedModel.chat` raises.
+        that is refused (too long, not text) is taken back. Raises what `LoadedModel.chat` raises, and at the
+        end SessionError or StoreError where it cannot be saved; it is part of the conversation all the same.
         """
         question = Message("user", text)
         self.tally = Tally()
@@ -48,20 +62,54 @@ class Talk:
             if self.tally.usage.completion_tokens:
                 self._keep(question, Message("assistant", self.tally.texts[0]))
 
+    @property
+    def sampling(self) -> Sampling:
+        """How the answers are drawn."""
+        return replace(self.model.sampling, **self.given)
+
     def opening(self) -> list[Message]:
         """The system prompt as a message, where there is one."""
         return [Message("system", self.system)] if self.system else []
 
+    def take_up(self, past: Conversation) -> None:
+        """Go on with a saved conversation instead of this one."""
+        self.saved, self.system = Saved(past.session.name, past.session), past.session.system
+        self.turns = [Message(message.role, message.content) for message in past.messages]
+        if self.turns and self.turns[-1].role == "user":
+            self.turns.pop()  # the process ended between a question and its answer
+
+    def save_as(self, name: str) -> None:
+        """Name the saved conversation, or begin to save this one, all of it.
+
+        Raises RequestError for a name that is taken or cannot be one, SessionError or StoreError.
+        """
+        with Sessions(sessions_file()) as file:
+            if self.saved and self.saved.session:
+                file.rename(self.saved.session.name, name)
+                self.saved = Saved(name, file.get(name))
+            else:
+                session = self._begin(file, name)
+                for message in self.turns:
+                    file.append(session, message.role, message.content)
+                self.saved = Saved(name, session)
+
+    def _begin(self, file: Sessions, name: str) -> Session:
+        options = {key: value for key, value in asdict(self.sampling).items() if value is not None}
+        return file.create(name, self.ref, system=self.system, options=options)
+
     def _keep(self, question: Message, answer: Message) -> None:
         self.turns += [question, answer]
         if self.saved:
-            usage, reason = self.tally.usage, self.tally.finish_reasons[0] or "interrupted"
-            append = self.saved.file.append
-            append(self.saved.session, "user", question.content, tokens=usage.prompt_tokens)
-            append(
-                self.saved.session,
-                "assistant",
-                answer.content,
-                tokens=usage.completion_tokens,
-                finish_reason=reason,
-            )
+            # Opened for each turn: a conversation may rest for hours, and holds no file meanwhile.
+            with Sessions(sessions_file()) as file:
+                session = self.saved.session or self._begin(file, self.saved.name)
+                self.saved.session = session
+                usage, reason = self.tally.usage, self.tally.finish_reasons[0] or "interrupted"
+                file.append(session, "user", question.content, tokens=usage.prompt_tokens)
+                file.append(
+                    session,
+                    "assistant",
+                    answer.content,
+                    tokens=usage.completion_tokens,
+                    finish_reason=reason,
+                )

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack, closing
-from dataclasses import asdict
-from datetime import datetime
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge import store
 from edge.cli.models import DashesCommand, here, split_words
-from edge.cli.options import context_options, sampling, sampling_options
-from edge.cli.output import model_line, printable, timing_line
+from edge.cli.options import context_options, sampling_given, sampling_options
+from edge.cli.output import is_terminal, model_line, printable, timing_line
 from edge.cli.references import complete_ref
 from edge.errors import EdgeError, RequestError
 
 if TYPE_CHECKING:
-    from edge.chat.sessions import Conversation, Sessions
-    from edge.chat.talk import Saved, Talk
-    from edge.engine import Sampling
     from edge.chat.loaded import LoadedModel
+    from edge.chat.sessions import Conversation
+    from edge.chat.talk import Saved, Talk
 
 MAX_STDIN = 64 << 20  # bytes; a larger text fits no context there is
 
@@ -55,95 +52,112 @@ def command(
     A conversation is saved; `edge sessions` lists them. One answer is saved only with --session or --continue.
     """
     ref, prompt = split_words(words)
-    settings = sampling(options)
+    given = sampling_given(options)
     prompt = with_stdin(prompt)
+    past = earlier(session, latest)
     from edge.chat.loaded import load
 
-    with ExitStack() as stack:
-        past = None
-        if session or latest:
-            past = earlier(stack, session)
-            if latest and past is None:
-                raise RequestError("there is no conversation to continue", hint="begin one with `edge chat`")
-        ref = ref or (past.session.model if past else store.DEFAULT)
-        model = stack.enter_context(load(here(ref), ctx=ctx, threads=threads, template=template))
-        talk = open_talk(model, system, settings, past)
-        if session or latest or prompt is None:
-            talk.saved = saved(stack, talk, past, session)
-        if prompt is None:
+    ref = here(ref or (past.session.model if past else store.DEFAULT))
+    with load(ref, ctx=ctx, threads=threads, template=template) as model:
+        talk = open_talk(model, ref, system, given, past)
+        if prompt is not None:
+            if session and not past:
+                talk.saved = begin(session)
+            answer(talk, prompt)
+        else:
             from edge.cli.repl import converse
 
-            converse(talk)
-        else:
-            answer(talk, prompt)
+            talk.saved = talk.saved or begin(session)
+            converse(talk, ctx=ctx, threads=threads)
 
 
 def with_stdin(prompt: str | None) -> str | None:
     """The prompt with piped text before it; None where a person is to type. Raises RequestError for no text."""
+    if prompt is None and is_terminal(sys.stdin):
+        return None
+    both = "\n\n".join(part for part in (piped(), prompt) if part)
+    if not both.strip():
+        raise RequestError("the prompt is empty", hint='say something: edge chat -- "Hello"')
+    from edge.engine.vocab import utf8
+
+    utf8(both)  # refused before a model is loaded
+    return both
+
+
+def piped() -> str:
+    """The text on stdin, without white space around it; empty where there is none to read."""
     if sys.stdin is None or sys.stdin.isatty():
-        return prompt
-    data = sys.stdin.buffer.read(MAX_STDIN + 1)
+        return ""
+    try:
+        data = sys.stdin.buffer.read(MAX_STDIN + 1)
+    except OSError as error:
+        raise RequestError(
+            f"what was piped in cannot be read: {error.strerror or error}", hint="pipe a text in"
+        ) from None
     if len(data) > MAX_STDIN:
         raise RequestError(f"more than {MAX_STDIN >> 20} MiB were piped in", hint="send less")
     try:
-        piped = data.decode("utf-8").strip()
+        return data.decode("utf-8").strip()
     except UnicodeDecodeError as error:
         raise RequestError(
             f"what was piped in is not UTF-8 text at byte {error.start}",
             hint="is it a binary file? send text",
         ) from None
-    both = "\n\n".join(part for part in (piped, prompt) if part)
-    if not both:
-        raise RequestError("the prompt is empty", hint='say something: edge chat -- "Hello"')
-    return both
 
 
-def earlier(stack: ExitStack, name: str | None) -> Conversation | None:
-    """The saved conversation of that name, or the last one; None if there is none yet."""
-    sessions = opened(stack)
-    if name is None:
-        last = sessions.latest()
-        return sessions.conversation(last.name) if last else None
-    known = any(session.name == name for session in sessions.all())
-    return sessions.conversation(name) if known else None
+def earlier(name: str | None, latest: bool) -> Conversation | None:
+    """The saved conversation to go on with; None for a new one.
 
-
-def opened(stack: ExitStack) -> Sessions:
-    from edge.chat.sessions import Sessions
+    Raises RequestError where there is none to continue or no session can have that name, and SessionError or
+    StoreError where the file of sessions cannot be used: a conversation that somebody named is to be kept.
+    """
+    if not name and not latest:
+        return None
+    from edge.chat.sessions import Sessions, checked
     from edge.home import sessions_file
 
-    return stack.enter_context(Sessions(sessions_file()))
+    if name and latest:
+        raise RequestError("--session and --continue name two conversations", hint="give one of them")
+    if name:
+        checked(name)
+    with Sessions(sessions_file()) as file:
+        if name:
+            known = any(session.name == name for session in file.all())
+            return file.conversation(name) if known else None
+        if last := file.latest():
+            return file.conversation(last.name)
+    raise RequestError("there is no conversation to continue", hint="begin one with `edge chat`")
 
 
-def open_talk(model: LoadedModel, system: str | None, settings: Sampling, past: Conversation | None) -> Talk:
+def open_talk(
+    model: LoadedModel, ref: str, system: str | None, given: dict[str, Any], past: Conversation | None
+) -> Talk:
     """Say on stderr how the model runs, and take up the turns of `past`."""
     from edge.chat.talk import Talk
-    from edge.chat.template import Message
 
     click.echo(model_line(model.plan), err=True)
     if model.template.reason:
-        click.echo(model.template.reason, err=True)
-    if past is None:
-        return Talk(model, settings, system or "")
-    turns = [Message(message.role, message.content) for message in past.messages]
-    return Talk(model, settings, past.session.system if system is None else system, turns)
+        click.echo(printable(model.template.reason), err=True)
+    talk = Talk(model, ref, given)
+    if past:
+        talk.take_up(past)
+    if system is not None:
+        talk.system = system
+    return talk
 
 
-def saved(stack: ExitStack, talk: Talk, past: Conversation | None, name: str | None) -> Saved | None:
-    """Where the conversation is kept. One that nobody named is not worth failing for: it says so and goes on."""
-    from edge.chat.talk import Saved
+def begin(name: str | None) -> Saved | None:
+    """Where a new conversation is to be kept. One nobody named is not worth failing for: it says so and goes on."""
+    from edge.chat.sessions import Sessions
+    from edge.chat.talk import Saved, unnamed
+    from edge.home import sessions_file
 
+    if name is not None:
+        return Saved(name)
     try:
-        sessions = opened(stack)
-        session = past.session if past else None
-        if session is None:
-            own_name = name or f"{datetime.now():%Y-%m-%d %H.%M.%S}"
-            options = {key: value for key, value in asdict(talk.sampling).items() if value is not None}
-            session = sessions.create(own_name, talk.model.plan.artifact, system=talk.system, options=options)
-        return Saved(sessions, session)
+        with Sessions(sessions_file()):
+            return unnamed()
     except EdgeError as error:
-        if name:
-            raise
         click.echo(f"this conversation will not be saved: {error.line}", err=True)
         return None
 

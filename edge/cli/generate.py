@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
-from edge.cli.options import context_options, sampling, sampling_options
-from edge.cli.output import emit_json, json_option, timing_line
+from edge.cli.options import context_options, sampling_given, sampling_options
+from edge.cli.output import emit_json, json_option, printable, timing_line
 from edge.cli.references import complete_ref
 
 
@@ -25,16 +26,16 @@ def command(
 
     REF is a model (see `edge list`), PROMPT the text to continue, as it is: no chat template is put around it.
     """
-    settings = sampling(options)
-    from edge.engine import Tally
+    given = sampling_given(options)
     from edge.chat.loaded import load
+    from edge.engine import Tally
 
     with load(ref, ctx=ctx, threads=threads, sequences=n) as model:
         tally = Tally(n)
-        for chunk in model.generate(prompt, settings, n=n):
+        for chunk in model.generate(prompt, replace(model.sampling, **given), n=n):
             tally.add(chunk)
             if n == 1 and not as_json:
-                click.echo(chunk.text, nl=False)
+                click.echo(printable(chunk.text), nl=False)
         timings = tally.timings(model.engine.load_s)
         if as_json:
             emit_json(
@@ -51,5 +52,5 @@ def command(
             click.echo()
         else:
             for number, text in enumerate(tally.texts, 1):
-                click.echo(f"── {number}/{n} ──\n{text}")
+                click.echo(f"── {number}/{n} ──\n{printable(text)}")
         click.echo(timing_line(tally.usage, timings), err=True)

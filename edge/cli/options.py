@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-if TYPE_CHECKING:
-    from edge.engine import Sampling
-
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Stop(click.types.StringParamType):
+    """A stop text; its variable holds one, white space and all, where click would split it into words."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return [rv]
 
 
 def context_options(command: F) -> F:
@@ -26,36 +30,32 @@ def context_options(command: F) -> F:
 def sampling_options(command: F) -> F:
     """--temp, --top-k, …, --stop; the ranges are checked by `Sampling` itself."""
     for option in (
-        click.option("--stop", multiple=True, metavar="TEXT", help="End the answer here; may be repeated."),
         click.option(
-            "--max-tokens", type=int, metavar="N", help="Longest answer in tokens.  [to the context's end]"
+            "--stop", type=Stop(), multiple=True, metavar="TEXT", help="End the answer here; may be repeated."
         ),
+        click.option("--max-tokens", type=int, metavar="N", help="Longest answer.  [the context's end]"),
         click.option("--seed", type=int, metavar="N", help="Equal seeds give equal texts.  [drawn]"),
+        click.option("--repeat-penalty", type=float, help="Weaken the last 64 tokens; 1 is off.  [1.0 *]"),
+        click.option("--min-p", type=float, help="Drop tokens below this share of the likeliest.  [0.05 *]"),
+        click.option("--top-p", type=float, help="Keep the likeliest tokens up to this sum.  [0.95 *]"),
+        click.option("--top-k", type=int, help="Keep the k likeliest tokens; 0 keeps all.  [40 *]"),
         click.option(
-            "--repeat-penalty", type=float, default=1.0, help="Weaken the last 64 tokens; 1 is off."
+            "--temp", type=float, help="0 always takes the likeliest token.  [0.8, or *: as advised]"
         ),
-        click.option(
-            "--min-p", type=float, default=0.05, help="Drop tokens below this share of the likeliest."
-        ),
-        click.option("--top-p", type=float, default=0.95, help="Keep the likeliest tokens up to this sum."),
-        click.option("--top-k", type=int, default=40, help="Keep the k likeliest tokens; 0 keeps all."),
-        click.option("--temp", type=float, default=0.8, help="0 always takes the likeliest token."),
     ):
         command = option(command)
     return command
 
 
-def sampling(options: dict[str, Any]) -> Sampling:
-    """Take the sampling options out of a verb's keyword arguments. Raises RequestError for one out of range."""
+def sampling_given(options: dict[str, Any]) -> dict[str, Any]:
+    """The sampling settings that the caller gave, out of a verb's keyword arguments, by `Sampling`'s names.
+
+    The others are the model's to advise (`LoadedModel.sampling`). Raises RequestError for one out of range.
+    """
     from edge.engine import Sampling
 
-    return Sampling(
-        temperature=options.pop("temp"),
-        top_k=options.pop("top_k"),
-        top_p=options.pop("top_p"),
-        min_p=options.pop("min_p"),
-        repeat_penalty=options.pop("repeat_penalty"),
-        seed=options.pop("seed"),
-        max_tokens=options.pop("max_tokens"),
-        stop=tuple(options.pop("stop")),
-    )
+    options["temperature"] = options.pop("temp")
+    options["stop"] = tuple(options["stop"]) or None
+    given = {name: value for name, value in options.items() if value is not None}
+    Sampling(**given)
+    return given

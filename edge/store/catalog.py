@@ -23,13 +23,14 @@ class EntryFile:
 
 @dataclass(frozen=True)
 class Entry:
-    """One catalogue model. `kind` is gguf, checkpoint or onnx."""
+    """One catalogue model. `kind` is gguf, checkpoint or onnx; `advice` says how to run it best."""
 
     name: str
     about: str
     kind: str
     licence: str
     files: tuple[EntryFile, ...]
+    advice: Mapping[str, Any]
 
     @property
     def bytes(self) -> int:
@@ -52,7 +53,7 @@ def entries() -> Mapping[str, Entry]:
 
 def entry(name: str, fields: dict[str, Any]) -> Entry:
     files = tuple(entry_file(fields.get("source", ""), file) for file in fields["files"])
-    return Entry(name, fields["about"], fields["kind"], fields["licence"], files)
+    return Entry(name, fields["about"], fields["kind"], fields["licence"], files, fields.get("advice", {}))
 
 
 def entry_file(source: str, file: dict[str, Any]) -> EntryFile:

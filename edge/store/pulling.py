@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from edge.errors import RequestError, UnsafeFile
 from edge.store import catalog, content, download, home, hub, in_place, records, wheels
@@ -25,6 +26,7 @@ class Plan:
     licence: str
     files: tuple[Wanted, ...]
     folder: bool = False
+    advice: Mapping[str, Any] = field(default_factory=dict)
 
 
 def keep(ref: Ref, name: str | None, report: Report) -> Model:
@@ -63,7 +65,8 @@ def plan_of(ref: Ref) -> Plan:
         )
         for file in entry.files
     )
-    return Plan(entry.name, entry.name, entry.licence, listed, entry.kind != "gguf" and len(listed) > 1)
+    several = entry.kind != "gguf" and len(listed) > 1
+    return Plan(entry.name, entry.name, entry.licence, listed, several, entry.advice)
 
 
 def locked_in(ref: str, name: str, report: Report, make: Callable[[Path], Model]) -> Model:
@@ -102,7 +105,7 @@ def fetch(plan: Plan, folder: Path, report: Report) -> Model:
             licence = licence or wheels.licence(parts[0], staging)
         files = [file_of(wanted, folder, staging, wanted in missing, report) for wanted in plan.files]
     path = folder if plan.folder else files[0].path
-    return model_of(path, files, licence, in_place=False)
+    return replace(model_of(path, files, licence, in_place=False), advice=plan.advice)
 
 
 def file_of(wanted: Wanted, folder: Path, staging: Path, missing: bool, report: Report) -> File:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ class Model:
     `path` is its only or first file, or its folder when it is a checkpoint. `sha256` is that of the file, or
     of the list of hashes when there are several; it is empty for a path that was never pulled. `added` is an
     ISO time in UTC. `files` are all of its files, the parts of a split one in order; `evidence` is what is
-    known of each. `in_place` means that they belong to somebody else and are never deleted.
+    known of each. `in_place` means that they belong to somebody else and are never deleted. `advice` says how
+    to run it best: settings by the names of `edge.Sampling`, and `system`, a system prompt.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Model:
     files: tuple[Path, ...]
     in_place: bool
     evidence: tuple[File, ...] = ()
+    advice: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
