@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from edge.cli.output import is_terminal, printable
 from edge.errors import EdgeError
 
 # verb → its line in `edge --help`. Kept here so that --help imports no verb; a test holds it to the docstrings.
@@ -47,6 +48,8 @@ class Verbs(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:  # click would print an empty line, terminal or not
+            raise click.Abort from None
         except BrokenPipeError:  # click would leave without a word
             discard(1)
             raise EdgeError("the reader closed the pipe before the output was complete") from None
@@ -94,6 +97,8 @@ def run(args: list[str] | None = None) -> int:
             sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, click.Abort):
+        if is_terminal(sys.stderr):
+            click.echo(err=True)  # the cursor stands behind half an answer and ^C
         return fail("interrupted", 130)
     except (EdgeError, click.ClickException, MemoryError, OSError) as error:
         if os.environ.get("EDGE_TRACEBACK") == "1":
@@ -121,8 +126,6 @@ def explain(error: Exception) -> int:
 
 def fail(line: str, code: int) -> int:
     """Print `edge: line` on stderr and return `code`. The line may quote a file, so it is made printable."""
-    from edge.cli.output import printable
-
     try:
         click.echo(printable(f"edge: {line}"), err=True)
     except OSError:
