@@ -13,9 +13,12 @@ from edge.errors import ModelNotFound
 
 
 def here(ref: str) -> str:
-    """`ref`, once it is on this disk. Raises ModelNotFound where nobody can be asked, or who is declines."""
+    """The model that `ref` means, once it is on this disk, spelled so that any folder finds it.
+
+    Raises ModelNotFound where nobody can be asked to pull it, or who is declines.
+    """
     try:
-        store.resolve(ref)
+        model = store.resolve(ref)
     except ModelNotFound as missing:
         known = ref in store.catalogue() or ref.startswith(("hf:", "pypi:", "https:"))
         if not known or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
@@ -25,8 +28,9 @@ def here(ref: str) -> str:
         from edge.cli.pull import drawing
 
         with drawing(f"pulling {ref}") as report:
-            store.pull(ref, progress=report)
-    return ref
+            model = store.pull(ref, progress=report)
+    kept = bool(model.added)
+    return model.name if kept else model.ref
 
 
 class DashesCommand(click.Command):

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import click
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import create_output
 
-from edge.chat.sessions import Sessions
-from edge.chat.talk import Saved, Talk
-from edge.chat.template import Message
-from edge.cli.models import here
-from edge.cli.output import model_line, printable, timing_line
-from edge.errors import EdgeError, RequestError
-from edge.home import home, sessions_file
-from edge.chat.loaded import load
+from edge.cli.output import is_terminal, printable
+from edge.cli.slash import COMMANDS, Desk, Leave, run
+from edge.errors import EdgeError, PromptTooLong
+from edge.home import home
 
-Action = Callable[[Talk, str], None]
+if TYPE_CHECKING:
+    from edge.chat.talk import Talk
 
 
-def converse(talk: Talk) -> None:
-    """Read, answer, repeat; ends with /quit or Ctrl-D."""
+def converse(talk: Talk, *, ctx: int | None = None, threads: int | None = None) -> None:
+    """Read, answer, repeat; ends with /quit or Ctrl-D. `ctx` and `threads` are for a model loaded on the way."""
+    desk = Desk(talk, ctx, threads)
     click.echo("Alt-Enter begins a new line, Ctrl-C stops an answer, /help lists the commands.", err=True)
     prompt: PromptSession[str] = PromptSession(
         ">>> ",
@@ -34,145 +35,87 @@ def converse(talk: Talk) -> None:
         key_bindings=keys(),
         multiline=True,
         prompt_continuation="... ",
+        output=create_output(always_prefer_tty=True),  # stdout may be a file, for the answers
     )
     try:
         while True:
             try:
-                text = prompt.prompt().strip()
+                respond(desk, prompt.prompt().strip())
             except KeyboardInterrupt:
                 continue  # an abandoned line
-            except EOFError:
+            except (EOFError, Leave):
                 return
-            if text in ("/quit", "/exit", "/bye"):
-                return
-            if text:
-                respond(talk, text)
     finally:
-        talk.model.close()
+        talk.model.close()  # the one of /model
 
 
-def respond(talk: Talk, text: str) -> None:
+def respond(desk: Desk, text: str) -> None:
     """Run a command or stream an answer; an error is one line and the conversation goes on."""
     try:
         if text.startswith("/"):
-            run(talk, text)
-        else:
-            stream(talk, text)
+            run(desk, text)
+        elif text:
+            stream(desk.talk, text)
+    except PromptTooLong as error:
+        say(f"edge: {error}; shorten it, or begin anew with /clear")
     except EdgeError as error:
-        click.echo(f"edge: {error.line}", err=True)
+        say(f"edge: {error.line}")
     except KeyboardInterrupt:
-        click.echo("\n[stopped]", err=True)
+        say("\n[stopped]\n")
+
+
+def say(line: str) -> None:
+    """A line for the person, apart from the answers. It may quote a file, so it is made printable."""
+    click.echo(printable(line), err=True)
 
 
 def stream(talk: Talk, text: str) -> None:
-    """Print the answer as it comes."""
-    with closing(talk.say(text)) as chunks:
+    """Print the answer as it comes, and why it ended when that was not the model's doing."""
+    with silent_keys(), closing(talk.say(text)) as chunks:
         for chunk in chunks:
             click.echo(printable(chunk.text), nl=False)
     click.echo("\n")
     if talk.tally.finish_reasons[0] == "length":
-        click.echo("[cut: --max-tokens or the context is used up]", err=True)
+        full = talk.tally.usage.completion_tokens != talk.sampling.max_tokens
+        say("[the context is full: /clear begins anew]" if full else "[cut at --max-tokens]")
 
 
-def run(talk: Talk, text: str) -> None:
-    """`/name rest`, where name may be any unambiguous beginning. Raises RequestError for no such command."""
-    name, _, rest = text.partition(" ")
-    matches = [known for known in COMMANDS if known.startswith(name)]
-    if name in COMMANDS:
-        matches = [name]
-    if len(matches) != 1:
-        raise RequestError(f"{name} is no command", hint="/help lists them")
-    COMMANDS[matches[0]][1](talk, rest.strip())
-
-
-def change_model(talk: Talk, ref: str) -> None:
-    if not ref:
-        click.echo(model_line(talk.model.plan))
+@contextmanager
+def silent_keys() -> Iterator[None]:
+    """Keep what is typed during an answer from being drawn into it; the next prompt gets it."""
+    if not is_terminal(sys.stdin):
+        yield
         return
-    # The old model goes first: together they might not fit.
-    old = talk.model.plan
-    here(ref)
-    talk.model.close()
+    import termios
+
+    before = termios.tcgetattr(sys.stdin)
+    silent = [*before]
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, silent)
     try:
-        talk.model = load(ref)
-    except EdgeError:
-        talk.model = load(str(old.path), ctx=old.context)
-        raise
-    click.echo(model_line(talk.model.plan))
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
 
 
-def change_system(talk: Talk, text: str) -> None:
-    if text:
-        talk.system = text
-    click.echo(f"system prompt: {talk.system or '(none)'}")
+class Lines(FileHistory):
+    """The lines typed before. One that cannot be written down, on a full disk, is not worth the conversation."""
 
-
-def clear(talk: Talk, _: str) -> None:
-    talk.turns, talk.saved = [], None
-    click.echo("A new conversation; /save NAME keeps it.")
-
-
-def save(talk: Talk, name: str) -> None:
-    """Name the conversation, or begin to keep one that is not kept."""
-    if not name:
-        raise RequestError("a name is missing", hint="/save NAME")
-    if talk.saved:
-        talk.saved.file.rename(talk.saved.session.name, name)
-        talk.saved.session = talk.saved.file.get(name)
-    else:
-        file = Sessions(sessions_file())
-        session = file.create(name, talk.model.plan.artifact, system=talk.system)
-        talk.saved = Saved(file, session)
-        for message in talk.turns:
-            file.append(session, message.role, message.content)
-    click.echo(f"kept as {name!r}")
-
-
-def take_up(talk: Talk, name: str) -> None:
-    """Go on with a saved conversation; without a name, list them."""
-    file = talk.saved.file if talk.saved else Sessions(sessions_file())
-    if not name:
-        for session in file.all():
-            click.echo(f"{session.name}  ({session.turns} turns)")
-        return
-    past = file.conversation(name)
-    talk.saved, talk.system = Saved(file, past.session), past.session.system
-    talk.turns = [Message(message.role, message.content) for message in past.messages]
-    click.echo(f"{name}: {len(talk.turns)} messages")
-
-
-def statistics(talk: Talk, _: str) -> None:
-    click.echo(model_line(talk.model.plan))
-    if talk.tally.usage.completion_tokens:
-        click.echo(timing_line(talk.tally.usage, talk.tally.timings(talk.model.engine.load_s)))
-
-
-def list_commands(_: Talk, __: str) -> None:
-    for name, (line, _action) in COMMANDS.items():
-        click.echo(f"  {name:<9} {line}")
-    click.echo("  /quit     leave (also Ctrl-D)")
-
-
-COMMANDS: dict[str, tuple[str, Action]] = {
-    "/help": ("this list", list_commands),
-    "/model": ("REF: change the model, keep the conversation", change_model),
-    "/system": ("TEXT: change the system prompt", change_system),
-    "/save": ("NAME: keep the conversation under a name", save),
-    "/load": ("NAME: go on with a kept one; without a name, list them", take_up),
-    "/clear": ("begin anew", clear),
-    "/stats": ("what runs, and the last answer's figures", statistics),
-}
+    def store_string(self, string: str) -> None:
+        with suppress(OSError, UnicodeError):
+            super().store_string(string)
 
 
 def history() -> History:
-    """The lines typed before, in the user's data folder; only this run's where that cannot be written."""
+    """The lines typed before, in the user's data folder; only this run's where that cannot be used."""
+    file = home() / "history"
     try:
-        home().mkdir(parents=True, exist_ok=True)
-        file = home() / "history"
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.touch(mode=0o600)
-        return FileHistory(str(file))
+        file.open("r+b").close()
+        return Lines(str(file))
     except OSError as error:
-        click.echo(f"the history of this prompt is not kept: {error.strerror}", err=True)
+        say(f"what you type is not remembered: {file}: {error.strerror}")
         return InMemoryHistory()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-from edge.cli.output import emit_json, json_option, table
+from edge.cli.output import emit_json, json_option, printable, table
 from edge.errors import EdgeError
 from edge.home import sessions_file
 
@@ -68,10 +68,10 @@ def show(name: str, as_json: bool) -> None:
     turns = "1 turn" if session.turns == 1 else f"{session.turns} turns"
     click.echo(f"{click.style(session.name, bold=True)}  {session.model}, {turns}, {local(session.updated)}")
     if session.system:
-        click.echo(f"\n{click.style('System', bold=True)}\n{session.system}")
+        click.echo(f"\n{click.style('System', bold=True)}\n{printable(session.system)}")
     for message in conversation.messages:
         note = f"  ({message.finish_reason})" if message.finish_reason not in (None, "stop") else ""
-        click.echo(f"\n{click.style(TITLES[message.role], bold=True)}{note}\n{message.content}")
+        click.echo(f"\n{click.style(TITLES[message.role], bold=True)}{note}\n{printable(message.content)}")
 
 
 @command.command("rm")

@@ -1,0 +1,121 @@
+"""Talk: what becomes part of a conversation, and what of it is saved when."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import tiny_llama
+
+from edge.chat.loaded import load
+from edge.chat.sessions import Sessions
+from edge.chat.talk import Saved, Talk
+from edge.chat.template import Message
+from edge.errors import PromptTooLong, RequestError, SessionError
+from edge.home import sessions_file
+
+SHORT = {"temperature": 0.0, "max_tokens": 6}
+
+
+@pytest.fixture
+def talk(tmp_path):
+    path = tiny_llama(tmp_path / "tiny.gguf")
+    with load(str(path)) as model:
+        yield Talk(model, str(path), SHORT)
+
+
+def ask(talk: Talk, text: str) -> str:
+    return "".join(chunk.text for chunk in talk.say(text))
+
+
+def saved_messages(name: str) -> list[tuple[str, str, str | None]]:
+    with Sessions(sessions_file()) as file:
+        messages = file.conversation(name).messages
+    return [(message.role, message.content, message.finish_reason) for message in messages]
+
+
+def test_the_second_prompt_holds_the_first_turn(talk):
+    first = ask(talk, "the king")
+    before = talk.tally.usage.prompt_tokens
+    ask(talk, "and?")
+    assert talk.turns[:3] == [
+        Message("user", "the king"),
+        Message("assistant", first),
+        Message("user", "and?"),
+    ]
+    assert talk.tally.usage.prompt_tokens > before + 6
+
+
+def test_nothing_said_leaves_no_session(talk):
+    talk.saved = Saved("s")
+    assert not sessions_file().exists()
+    answer = ask(talk, "the king")
+    assert saved_messages("s") == [("user", "the king", None), ("assistant", answer, "length")]
+    with Sessions(sessions_file()) as file:
+        session = file.get("s")
+    assert (session.model, session.options["max_tokens"]) == (talk.ref, 6)
+
+
+def test_an_answer_that_is_cut_is_kept_as_far_as_it_got(talk):
+    talk.saved = Saved("s")
+    stream = talk.say("the king")
+    begun = next(stream).text + next(stream).text
+    stream.close()
+    assert saved_messages("s")[1] == ("assistant", begun, "interrupted")
+    assert talk.turns[-1] == Message("assistant", begun)
+
+
+def test_a_message_that_is_refused_is_taken_back(talk):
+    talk.saved = Saved("s")
+    ask(talk, "the king")
+    turns = list(talk.turns)
+    for text, error in (("x" * 300, PromptTooLong), ("a\0", RequestError)):
+        with pytest.raises(error):
+            ask(talk, text)
+    assert talk.turns == turns
+    assert len(saved_messages("s")) == 2
+    assert ask(talk, "on")
+
+
+def test_an_answer_that_cannot_be_saved_stays_in_the_conversation(talk):
+    sessions_file().parent.mkdir()
+    sessions_file().write_bytes(b"no database" * 100)
+    talk.saved = Saved("s")
+    with pytest.raises(SessionError, match="damaged"):
+        ask(talk, "the king")
+    assert [message.role for message in talk.turns] == ["user", "assistant"]
+
+
+def test_save_as_names_what_was_said_so_far(talk):
+    answer = ask(talk, "the king")
+    talk.save_as("first")
+    assert [content for _, content, _ in saved_messages("first")] == ["the king", answer]
+    ask(talk, "on")
+    talk.save_as("second")
+    assert len(saved_messages("second")) == 4
+    with pytest.raises(SessionError, match="no session named 'first'"):
+        saved_messages("first")
+
+
+def test_a_name_that_is_taken_changes_nothing(talk):
+    with Sessions(sessions_file()) as file:
+        file.create("taken", "tiny")
+    with pytest.raises(RequestError, match="already"):
+        talk.save_as("taken")
+    assert talk.saved is None
+    talk.saved = Saved("mine")
+    ask(talk, "the king")
+    with pytest.raises(RequestError, match="already"):
+        talk.save_as("taken")
+    assert talk.saved.name == "mine"
+    assert len(saved_messages("mine")) == 2
+
+
+def test_take_up_drops_a_question_that_was_never_answered(talk):
+    with Sessions(sessions_file()) as file:
+        session = file.create("s", "tiny", system="Be brief.")
+        for role, content in (("user", "a"), ("assistant", "b"), ("user", "c")):
+            file.append(session, role, content)
+        talk.take_up(file.conversation("s"))
+    assert talk.turns == [Message("user", "a"), Message("assistant", "b")]
+    assert talk.opening() == [Message("system", "Be brief.")]
+    ask(talk, "d")
+    assert [content for _, content, _ in saved_messages("s")][-2] == "d"
