@@ -25,8 +25,8 @@ def program(name: str) -> Path:
 
 def llama_bench(plan: Plan) -> dict[str, float]:
     """One repetition of llama-bench's pp512 and tg128 on the plan's file and threads, tokens a second."""
-    command = [program("llama-bench"), "-m", plan.path, "-p", "512", "-n", "128", "-r", "1", "-o", "json"]
-    command += ["-t", str(plan.threads.decode)]
+    command = [str(program("llama-bench")), "-m", str(plan.path), "-t", str(plan.threads.decode)]
+    command += ["-p", "512", "-n", "128", "-r", "1", "-o", "json"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         raise EngineError(f"llama-bench failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")

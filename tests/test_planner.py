@@ -1,0 +1,158 @@
+"""The plan: what it decides, why, what it refuses, and the nearest setting that fits."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from tiny import tiny_llama
+
+from edge.errors import BadGGUF, DoesNotFit, ModelNotFound, RequestError
+from edge.machine import Chosen, host
+from edge.planner import parse_size, plan
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def model(tmp_path):
+    return str(tiny_llama(tmp_path / "tiny.gguf", ctx=8192))
+
+
+def machine(*, available=8 * GIB, cores=4, physical=4, fast=4, backend="llama.cpp-cpu"):
+    here = host()
+    return replace(
+        here,
+        cpu=replace(here.cpu, cores=cores, physical=physical, performance_cores=fast),
+        memory=replace(here.memory, available_bytes=available),
+        chosen=Chosen(backend, "for the test", ()),
+    )
+
+
+def test_the_defaults_and_their_reasons(model):
+    decided = plan(model, on=machine())
+    assert decided.context == 4096
+    assert (decided.threads.prefill, decided.threads.decode) == (4, 4)
+    assert (decided.backend, decided.reason, decided.gpu_layers) == ("llama.cpp-cpu", "for the test", 0)
+    assert decided.fits
+    assert decided.nearest == ""
+    assert decided.reasons == (
+        "threads 4: one a core this process may use, for prefill and decode",
+        "context 4096: the default; the model was trained for 8192",
+    )
+    assert decided.rejected[-1].choice == "context 8192"
+
+
+def test_the_threads_of_a_hybrid_cpu_are_its_fast_cores(model):
+    decided = plan(model, on=machine(cores=20, physical=14, fast=6))
+    assert decided.threads.decode == 6
+    assert "performance core" in decided.reasons[0]
+
+
+def test_a_gpu_takes_every_layer(model):
+    assert plan(model, on=machine(backend="llama.cpp-cuda")).gpu_layers == 999
+
+
+def test_what_is_asked_for_is_what_is_planned(model):
+    decided = plan(model, ctx=300, threads=3, sequences=2, on=machine())
+    assert (decided.context, decided.threads.prefill, decided.sequences) == (300, 3, 2)
+    assert decided.reasons == ("threads 3: asked for", "context 300: asked for")
+
+
+def test_the_total_is_the_sum_of_its_parts_and_grows_with_the_context(model):
+    small, large = (plan(model, ctx=ctx, on=machine()).memory for ctx in (512, 8192))
+    for memory in (small, large):
+        parts = (memory.weights_bytes, memory.kv_bytes, memory.compute_bytes, memory.runtime_bytes)
+        assert memory.total_bytes == sum(parts)
+    # 2 layers × 2 heads × 16 per head × keys and values × f16
+    assert small.kv_bytes == 512 * 2 * 2 * 16 * 2 * 2
+    assert large.kv_bytes == 16 * small.kv_bytes
+
+
+def test_what_does_not_fit_is_refused_with_the_nearest_that_does(model):
+    enough = plan(model, ctx=2048, on=machine()).memory.total_bytes
+    decided = plan(model, ctx=8192, memory=enough, on=machine())
+    assert not decided.fits
+    assert decided.nearest == "a context of 2048 fits: --ctx 2048"
+    with pytest.raises(
+        DoesNotFit, match=r"tiny needs \d+ MiB at a context of 8192 and \d+ MiB are available"
+    ) as refused:
+        decided.require_fit()
+    assert refused.value.exit_code == 4
+    assert plan(model, ctx=2048, memory=enough, on=machine()).fits
+
+
+def test_a_budget_below_everything_says_what_the_least_is(model):
+    assert plan(model, memory="1MiB", on=machine()).nearest.startswith("even the shortest context takes ")
+
+
+def test_a_budget_cannot_exceed_what_is_available(model):
+    decided = plan(model, memory="100GiB", on=machine(available=GIB))
+    assert decided.memory.available_bytes == GIB
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_"),
+    [("512MiB", 512 << 20), ("2G", 2 * 10**9), ("1.5 gib", 3 << 29), ("100", 100), (7, 7), ("3 kB", 3000)],
+)
+def test_sizes(text, bytes_):
+    assert parse_size(text) == bytes_
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "1e9", "nan", "5 potatoes", "MiB", "1.2.3G"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(RequestError, match="is not a size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"ctx": 0}, {"ctx": -1}, {"ctx": 8193}, {"threads": 0}, {"threads": 9999}]
+)
+def test_settings_out_of_range_are_refused(model, settings):
+    with pytest.raises(RequestError, match="out of range"):
+        plan(model, on=machine(), **settings)
+
+
+def test_what_is_no_gguf_is_refused(tmp_path):
+    with pytest.raises(ModelNotFound):
+        plan("no-such-model")
+    (tmp_path / "page.gguf").write_text("<!doctype html>")
+    with pytest.raises(BadGGUF):
+        plan(str(tmp_path / "page.gguf"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "config.json").write_text(json.dumps({"architectures": ["BertModel"]}))
+    (tmp_path / "folder" / "model.safetensors").write_bytes(b"\0" * 16)
+    with pytest.raises(RequestError, match="is not a GGUF file"):
+        plan(str(tmp_path / "folder"))
+
+
+def test_a_split_model_is_planned_as_the_sum_of_its_parts(tmp_path):
+    import subprocess
+    import sys
+
+    pytest.importorskip("gguf")
+    whole = tiny_llama(tmp_path / "whole.gguf")
+    code = f"""
+import gguf
+reader = gguf.GGUFReader({str(whole)!r})
+writer = gguf.GGUFWriter({str(tmp_path / "part.gguf")!r}, "llama", split_max_tensors=12)
+for field in reader.fields.values():
+    if not field.name.startswith("GGUF.") and field.name != "general.architecture":
+        kinds = field.types
+        writer.add_key_value(field.name, field.contents(), kinds[0], kinds[1] if len(kinds) > 1 else None)
+for tensor in reader.tensors:
+    writer.add_tensor(tensor.name, tensor.data)
+writer.write_header_to_file(); writer.write_kv_data_to_file(); writer.write_tensors_to_file(); writer.close()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    first = sorted(tmp_path.glob("part-*.gguf"))[0]
+    split, alone = plan(str(first), on=machine()), plan(str(whole), on=machine())
+    assert split.memory.weights_bytes == sum(path.stat().st_size for path in tmp_path.glob("part-*.gguf"))
+    assert split.memory.kv_bytes == alone.memory.kv_bytes
+    from edge.engine import Engine, Sampling
+
+    def say(decided):
+        with Engine(decided) as engine:
+            ids = engine.vocab.tokens("the king")
+            return [chunk.token for chunk in engine.stream(ids, Sampling(temperature=0, max_tokens=8))]
+
+    assert say(split) == say(alone)
