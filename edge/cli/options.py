@@ -35,13 +35,19 @@ def sampling_options(command: F) -> F:
         ),
         click.option("--max-tokens", type=int, metavar="N", help="Longest answer.  [the context's end]"),
         click.option("--seed", type=int, metavar="N", help="Equal seeds give equal texts.  [drawn]"),
-        click.option("--repeat-penalty", type=float, help="Weaken the last 64 tokens; 1 is off.  [1.0 *]"),
-        click.option("--min-p", type=float, help="Drop tokens below this share of the likeliest.  [0.05 *]"),
-        click.option("--top-p", type=float, help="Keep the likeliest tokens up to this sum.  [0.95 *]"),
-        click.option("--top-k", type=int, help="Keep the k likeliest tokens; 0 keeps all.  [40 *]"),
         click.option(
-            "--temp", type=float, help="0 always takes the likeliest token.  [0.8, or *: as advised]"
+            "--repeat-penalty", type=float, help="Weaken the last 64 tokens; 1 is off.  [advised, else 1]"
         ),
+        click.option(
+            "--min-p", type=float, help="Drop tokens below this share of the likeliest.  [advised, else 0.05]"
+        ),
+        click.option(
+            "--top-p", type=float, help="Keep the likeliest tokens up to this sum.  [advised, else 0.95]"
+        ),
+        click.option(
+            "--top-k", type=int, help="Keep the k likeliest tokens; 0 keeps all.  [advised, else 40]"
+        ),
+        click.option("--temp", type=float, help="0 always takes the likeliest token.  [advised, else 0.8]"),
     ):
         command = option(command)
     return command
