@@ -52,7 +52,14 @@ def index(tmp_path, monkeypatch):
 
 
 def entry(*files):
-    return Entry("known", "a test model", "gguf" if len(files) == 1 else "checkpoint", "MIT", files, {"temperature": 0.5})
+    return Entry(
+        "known",
+        "a test model",
+        "gguf" if len(files) == 1 else "checkpoint",
+        "MIT",
+        files,
+        {"temperature": 0.5},
+    )
 
 
 def promised(name, body, *members):
@@ -82,6 +89,7 @@ def test_a_catalogue_model(index, monkeypatch):
     model = store.pull("known", progress=steps.append)
     assert (model.name, model.path.name, model.bytes) == ("known", "M.gguf", 200_000)
     assert model.evidence[0].checked == "sha256 from the catalogue"
+    assert store.resolve("known").advice == {"temperature": 0.5}
     assert steps[-1] == store.Progress("fetch", "M.gguf", 200_000, 200_000)
     assert store.pull("known", name="other").name == "other"
 
