@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 
 from edge.bench.llama_bench import program
 from edge.bench.speed import Spread, spread_of
@@ -57,16 +55,8 @@ def startup(ref: str, *, peer: bool = False, repetitions: int = 7) -> tuple[Proc
 
 def timed(command: list[str]) -> tuple[float, int]:
     """Wall seconds and peak resident bytes of one run. Raises EngineError with its last words if it fails."""
-    with tempfile.TemporaryFile() as errors:
-        started = perf_counter()
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            errors.seek(0)
-            words = errors.read().decode("utf-8", "replace").strip().splitlines() or ["no output"]
-            raise EngineError(f"{Path(command[0]).name} exited with {process.returncode}: {words[-1]}")
-    return wall, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    watch = [sys.executable, "-m", "edge.bench.watch", *command]
+    seen = json.loads(subprocess.run(watch, check=True, stdout=subprocess.PIPE).stdout)
+    if seen["exit_code"]:
+        raise EngineError(f"{Path(command[0]).name} exited with {seen['exit_code']}: {seen['last_words']}")
+    return seen["wall_s"], seen["peak_rss_bytes"]
