@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge.bench.startup import timed
-
 from edge.planner import plan
 
 

@@ -16,7 +16,6 @@ from statistics import median
 from typing import Any
 
 from edge.bench.llama_bench import llama_bench
-
 from edge.errors import EngineError
 from edge.planner import Plan, plan
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from edge.bench.llama_bench import program
 from edge.bench.speed import Spread, spread_of
-
 from edge.errors import EngineError
 from edge.planner import plan
 

@@ -5,10 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from edge.bench.memory import memory
 from tiny import tiny_llama
 
 from edge import gguf_header
+from edge.bench.memory import memory
 from edge.memory import kv_bytes, layer_cells, predict
 
 BUFFERS = """

@@ -1,0 +1,68 @@
+"""The benchmarks measure real processes; here they are held to shapes and arithmetic, not to speeds."""
+
+import json
+import sys
+
+import pytest
+from tiny import tiny_llama
+
+from edge.bench.llama_bench import program
+from edge.bench.speed import Speed, Spread, ratio, speed, spread_of, summary
+from edge.bench.startup import startup, timed
+from edge.cli import run
+from edge.errors import EngineError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(tiny_llama(tmp_path_factory.mktemp("tiny") / "tiny.gguf", ctx=2048))
+
+
+def test_speed_beside_llama_cpp_python(model, capsys):
+    assert run(["bench", "speed", model, "--vs", "llama-cpp-python", "--repetitions", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    ours, peer = report["speeds"]
+    assert (ours["runtime"], peer["runtime"]) == ("edge", "llama-cpp-python")
+    for figures in (ours, peer):
+        assert figures["prefill_tps"]["median"] > 0
+        assert figures["decode_tps"]["median"] > 0
+        assert 1 << 20 < figures["peak_rss_bytes"] < 1 << 30
+    assert report["ratios"]["llama-cpp-python"]["decode"] == pytest.approx(
+        ours["decode_tps"]["median"] / peer["decode_tps"]["median"]
+    )
+
+
+def test_ratios_above_one_always_mean_that_ours_is_better():
+    fast = Speed("edge", Spread(200, 1, 1), Spread(50, 1, 1), Spread(0.5, 1, 1), 100)
+    slow = Speed("peer", Spread(100, 1, 1), Spread(25, 1, 1), Spread(1.0, 1, 1), 300)
+    assert ratio(fast, slow) == {"prefill": 2, "decode": 2, "ttft": 2, "peak_rss": 3}
+    silent = Speed("peer", Spread(100, 1, 1), Spread(25, 1, 1), None, None)
+    assert ratio(fast, silent) == {"prefill": 2, "decode": 2}
+
+
+def test_a_spread_is_median_least_and_greatest():
+    assert spread_of([3, 1, 10]) == Spread(3, 1, 10)
+    turns = [{"prefill_tps": 1.0, "decode_tps": 2.0}, {"prefill_tps": 3.0, "decode_tps": 4.0}]
+    assert summary("llama-bench", turns) == Speed("llama-bench", Spread(2, 1, 3), Spread(3, 2, 4), None, None)
+
+
+def test_a_timed_command_has_its_own_peak_and_its_failure_is_an_error():
+    small, _ = timed([sys.executable, "-c", "pass"]), bytearray(200 << 20)
+    _, large = timed([sys.executable, "-c", "x = b'1' * (300 << 20)"])
+    assert small[1] < 100 << 20 < 300 << 20 < large
+    with pytest.raises(EngineError, match=r"exited with 1: .*ZeroDivisionError"):
+        timed([sys.executable, "-c", "1/0"])
+
+
+def test_startup_times_every_process(model):
+    names = [process.name for process in startup(model, repetitions=1)]
+    assert names == ["python (empty)", "import edge", "edge --help", "edge chat"]
+
+
+def test_a_peer_that_is_not_built_says_how_to_build_it(model, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EngineError, match="llama-bench is not here") as missing:
+        speed(model, ("llama-bench",), repetitions=1)
+    assert "bench/peers/llama.cpp.sh" in missing.value.hint
+    (tmp_path / "llama-bench").touch(mode=0o755)
+    assert program("llama-bench") == tmp_path / "llama-bench"
