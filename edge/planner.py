@@ -190,7 +190,7 @@ def parse_size(text: int | str) -> int:
     if isinstance(text, int):
         text = str(text)
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?)?B?\s*", text.upper())
-    if not match or not float(match[1]):
+    if not match or not 0 < float(match[1]) < 10**18:
         raise RequestError(f"{text!r} is not a size", hint='write it like "512MiB" or "2GB"')
     return int(float(match[1]) * UNITS[match[2] or ""])
 
