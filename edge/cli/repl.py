@@ -34,7 +34,8 @@ def converse(talk: Talk, *, ctx: int | None = None, threads: int | None = None) 
         complete_while_typing=False,
         key_bindings=keys(),
         multiline=True,
-        prompt_continuation="... ",
+        # only where the person broke the line, not where the terminal did
+        prompt_continuation=lambda width, line, wraps: " " * width if wraps else "... ",
         output=create_output(always_prefer_tty=True),  # stdout may be a file, for the answers
     )
     try:

@@ -87,15 +87,18 @@ def take_up(desk: Desk, name: str) -> None:
     with Sessions(sessions_file(), create=False) as file:
         if name:
             desk.talk.take_up(file.conversation(name))
-            click.echo(f"{name}: {messages(len(desk.talk.turns))}")
+            click.echo(f"{name}: {counted(len(desk.talk.turns), 'message')}")
         elif known := file.all():
-            click.echo(table([(session.name, session.model, f"{session.turns} turns") for session in known]))
+            click.echo(
+                table([(session.name, session.model, counted(session.turns, "turn")) for session in known])
+            )
         else:
             click.echo("no saved conversations")
 
 
-def messages(count: int) -> str:
-    return "1 message" if count == 1 else f"{count} messages"
+def counted(count: int, what: str) -> str:
+    """`1 turn`, `2 turns`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def clear(desk: Desk, _: str) -> None:
@@ -112,7 +115,7 @@ def statistics(desk: Desk, _: str) -> None:
     if talk.tally.usage.completion_tokens:
         click.echo(timing_line(talk.tally.usage, talk.tally.timings(talk.model.engine.load_s)))
     kept = f"saved as {talk.saved.name}" if talk.saved else "not saved"
-    click.echo(f"{messages(len(talk.turns))}, {kept}")
+    click.echo(f"{counted(len(talk.turns), 'message')}, {kept}")
 
 
 def leave(_: Desk, __: str) -> None:

@@ -1,0 +1,109 @@
+"""edge plan: the JSON contract, the screen, refusals; chat and generate refuse the same way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from odd_models import encoder
+from tiny import tiny_llama
+
+from edge.cli import run
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(tiny_llama(tmp_path_factory.mktemp("tiny") / "tiny.gguf"))
+
+
+@pytest.fixture
+def memory_group():
+    group = Path("/sys/fs/cgroup/memory", f"edge-test-{uuid.uuid4().hex[:8]}")
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no writable version 1 memory controller here: {error.strerror}")
+    yield group
+    group.rmdir()
+
+
+def test_the_json_has_the_promised_keys(model, capsys):
+    assert run(["plan", model, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert not err
+    plan = json.loads(out)
+    promised = {"artifact", "backend", "reason", "rejected", "threads", "context", "memory", "fits"}
+    assert promised <= set(plan)
+    assert all(set(other) == {"choice", "reason"} for other in plan["rejected"])
+    assert set(plan["threads"]) == {"prefill", "decode"}
+    kinds = ("weights", "kv", "compute", "runtime", "total", "available")
+    assert set(plan["memory"]) == {f"{kind}_bytes" for kind in kinds}
+    assert sum(plan["memory"][f"{kind}_bytes"] for kind in kinds[:4]) == plan["memory"]["total_bytes"]
+    assert (plan["artifact"], plan["context"], plan["fits"]) == ("tiny", 256, True)
+
+
+def test_the_screen_names_each_part(model, capsys):
+    assert run(["plan", model, "--ctx", "128"]) == 0
+    lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert {"model", "backend", "threads", "context", "weights", "KV cache", "compute", "total"} <= set(lines)
+    assert lines["context"].split()[1:] == ["128", "tokens"]
+    assert lines["fits"].split() == ["fits", "yes"]
+
+
+def test_what_does_not_fit_is_4_and_still_printed(model, capsys):
+    for args in ([], ["--json"]):
+        assert run(["plan", model, "--memory", "1MiB", *args]) == 4
+        out, err = capsys.readouterr()
+        assert out
+        assert err.startswith("edge: tiny needs ")
+        assert "1 MiB are available; " in err
+        assert err.count("\n") == 1
+    assert json.loads(out)["fits"] is False
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["--memory", "much"], 2, "'much' is not a size"),
+        (["--memory", "0"], 2, "is not a size"),
+        (["--memory", "9" * 400], 2, "is not a size"),
+        (["--ctx", "-1"], 2, "context of -1 is out of range"),
+        (["--ctx", "9" * 400], 2, "is out of range"),
+    ],
+)
+def test_settings_out_of_range(args, code, says, model, capsys):
+    assert run(["plan", model, *args]) == code
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == (code > 0)
+
+
+def test_what_is_no_gguf_file_is_refused(tmp_path, capsys):
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x07" + bytes(100))
+    assert run(["plan", str(tmp_path / "model.onnx")]) == 2
+    assert "is not a GGUF file" in capsys.readouterr().err
+    assert run(["plan", str(encoder(tmp_path / "encoder.gguf"))]) == 0  # a plan is about memory
+
+
+def test_chat_and_generate_refuse_what_does_not_fit_with_the_line_of_plan(model, memory_group):
+    (memory_group / "memory.limit_in_bytes").write_text(str(36 * MIB))
+    lines = set()
+    for args in (["plan", model], ["chat", model, "--", "Hi"], ["generate", model, "Hi"]):
+        script = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
+        done = subprocess.run(
+            ["sh", "-c", script, str(memory_group), sys.executable, "-m", "edge", *args],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == 4, done.stderr
+        assert done.stderr.count("\n") == 1
+        # what is available differs by a page or two from one process to the next
+        lines.add(done.stderr.split(" and ")[0] + done.stderr.split(";")[1])
+    assert len(lines) == 1
