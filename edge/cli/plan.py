@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge.cli.output import emit_json, json_option, size, table
+from edge.cli.output import emit_json, json_option, printable, size, table
 from edge.cli.references import complete_ref
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def describe(decided: Plan) -> str:
         ("total", f"{size(need.total_bytes)} of {size(need.available_bytes)} available"),
         ("fits", "yes" if decided.fits else f"no: {decided.nearest}"),
     ]
-    rows += [("because", reason) for reason in decided.reasons]
-    rows += [("rejected", f"{other.choice}: {other.reason}") for other in decided.rejected]
-    return table(rows)
+    rejected = [f"{other.choice}: {other.reason}" for other in decided.rejected]
+    for label, lines in (("because", decided.reasons), ("rejected", rejected)):
+        rows += [(label if not index else "", line) for index, line in enumerate(lines)]
+    return printable(table(rows))
