@@ -1,6 +1,7 @@
 """The engine on a tiny model: streaming, prefix reuse, samples from one prefill, limits, faults."""
 
 import ctypes
+import signal
 import subprocess
 import sys
 
@@ -186,7 +187,7 @@ def test_n_answers_share_the_room_the_prompt_leaves(model):
         ({"repeat_penalty": 0.0}, "repeat-penalty is 0"),
         ({"max_tokens": -5}, "max-tokens is -5"),
         ({"max_tokens": 0}, "max-tokens is 0"),
-        ({"seed": 2**32}, "seed is"),
+        ({"seed": 2**32 - 1}, "seed is"),
         ({"stop": ("",)}, "empty stop text"),
     ],
 )
@@ -230,6 +231,66 @@ def test_a_closed_engine_says_so_and_closes_twice(model):
     assert list(stream) == []
     with pytest.raises(EngineError, match="closed"):
         next(engine.stream([5], GREEDY))
+
+
+@pytest.mark.parametrize("use", ["chat('a')", "generate('a')", "template", "engine.meta('general.name')"])
+def test_a_closed_model_says_so_instead_of_reading_freed_memory(model, use):
+    code = f"import edge, sys; model = edge.load({str(model)!r}); model.close(); model.{use}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1, done.returncode
+    assert done.stderr.strip().endswith("EngineError: the model is closed")
+
+
+def test_a_stream_begun_after_its_model_was_closed_says_so(model):
+    engine = Engine(plan(str(model), ctx=64))
+    stream = engine.stream([5], GREEDY)
+    engine.close()
+    with pytest.raises(EngineError, match="closed"):
+        next(stream)
+
+
+def test_a_request_that_takes_over_from_n_answers_finds_none_of_their_tokens(engine):
+    ids, other = engine.vocab.tokens("the"), engine.vocab.tokens("rain in the")
+    single = text(engine.stream(ids, GREEDY))
+    left = engine.stream(other, Sampling(temperature=1.5, seed=1), 4)
+    for _ in range(230):  # nearly all the cells there are
+        next(left)
+    tally = Tally(3)
+    for chunk in engine.stream(ids, GREEDY, 3):
+        tally.add(chunk)
+    assert tally.texts == [single] * 3
+
+
+def test_the_largest_seed_is_a_seed(engine):
+    last = Sampling(temperature=1.5, seed=2**32 - 2, max_tokens=20)
+    answers = []
+    for _ in range(2):
+        tally = Tally(3)
+        for chunk in engine.stream([5], last, 3):
+            tally.add(chunk)
+        answers.append(tally.texts)
+    assert answers[0] == answers[1]
+
+
+def test_an_interrupt_while_the_model_is_loaded_is_not_lost(model, monkeypatch, capfd):
+    from edge.engine import binding
+
+    decided, asked = plan(str(model), ctx=64), []
+
+    def keep(level, words, _):  # the log speaks all through the load
+        if not asked:
+            asked.append(True)
+            signal.raise_signal(signal.SIGINT)
+
+    log = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(keep)
+    monkeypatch.setattr(binding, "_keep_log", log)
+    with pytest.raises(KeyboardInterrupt):
+        Engine(decided)
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert capfd.readouterr().err == ""
+    with Engine(decided) as engine:
+        assert list(engine.stream([5], GREEDY))
 
 
 def test_a_file_llama_cpp_refuses_is_one_line_with_its_reason(tmp_path):

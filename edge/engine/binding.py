@@ -5,7 +5,11 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -46,6 +50,26 @@ def listen() -> None:
     """
     _log.clear()
     llama().llama_log_set(_keep_log, ctypes.c_void_p(0))
+
+
+@contextmanager
+def interrupts_held() -> Iterator[list[int]]:
+    """Hold Ctrl-C back from native calls that log; what is yielded is no longer empty once it came.
+
+    An exception cannot leave the log's callback: ctypes would print it and the interrupt be lost.
+    """
+    held: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or threading.current_thread() is not threading.main_thread():
+        yield held  # only Python's own handler, in the main thread, raises anything
+        return
+    signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield held
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if held:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _low_level() -> ModuleType:

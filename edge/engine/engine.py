@@ -6,12 +6,12 @@ import os
 from collections.abc import Generator, Sequence
 from ctypes import create_string_buffer
 from dataclasses import dataclass
-from secrets import randbits
+from secrets import randbelow
 from time import perf_counter
 from typing import Any
 
-from edge.engine.binding import listen, llama, why
-from edge.engine.sampling import Sampling, open_chain
+from edge.engine.binding import interrupts_held, listen, llama, why
+from edge.engine.sampling import SEEDS, Sampling, open_chain
 from edge.engine.text import TextStream
 from edge.engine.vocab import Vocab
 from edge.errors import EngineError, PromptTooLong, RequestError
@@ -72,16 +72,17 @@ class Engine:
         self._request = 0
         started = perf_counter()
         try:
-            self._model = self._load(plan)
-            self._check_it_writes(plan)
-            self._context = self._open_context(plan)
+            with interrupts_held() as interrupts:
+                self._model = self._load(plan, interrupts)
+                self._check_it_writes(plan)
+                self._context = self._open_context(plan)
             self._memory = self._lib.llama_get_memory(self._context)
             self._batch = self._lib.llama_batch_init(BATCH, 0, 1)
         except BaseException:
             self.close()
             raise
         self.plan = plan
-        self.vocab = Vocab(self._model)
+        self._vocab = Vocab(self._model)
         self.context = plan.context  # llama.cpp may have rounded its own up
         self._window: int = self._lib.llama_model_n_swa(self._model)
         self.load_s = perf_counter() - started
@@ -103,8 +104,18 @@ class Engine:
             self._lib.llama_model_free(self._model)
         self._batch = self._context = self._model = None
 
+    @property
+    def vocab(self) -> Vocab:
+        """The model's vocabulary. Raises EngineError when the model is closed, which frees it."""
+        self._check_open()
+        return self._vocab
+
     def meta(self, key: str) -> str | None:
-        """A text or number from the file's metadata, as text; None where the file has no such key."""
+        """A text or number from the file's metadata, as text; None where the file has no such key.
+
+        Raises EngineError when the model is closed.
+        """
+        self._check_open()
         size = 256
         while True:
             buffer = create_string_buffer(size)
@@ -124,19 +135,20 @@ class Engine:
         return self._stream(prompt, sampling, n)
 
     def _stream(self, prompt: Sequence[int], sampling: Sampling, n: int) -> Generator[Chunk, None, None]:
+        self._check_open()  # a generator begins at its first `next`, and the model may be gone by then
         listen()
         self._request += 1
         request, started = self._request, perf_counter()
         room = (self.context - len(prompt)) // n
         limit = min(room, sampling.max_tokens or room)
-        seed = sampling.seed if sampling.seed is not None else randbits(32)
+        seed = sampling.seed if sampling.seed is not None else randbelow(SEEDS)
         reused = self._rewind(prompt)
         self._prefill(prompt, reused)
         prefill_s = perf_counter() - started
         for index in range(1, n):
             self._lib.llama_memory_seq_cp(self._memory, 0, index, -1, -1)
         answers = [
-            _Answer(i, open_chain(sampling, self.vocab.size, (seed + i) % 2**32), TextStream(sampling.stop))
+            _Answer(i, open_chain(sampling, self.vocab.size, (seed + i) % SEEDS), TextStream(sampling.stop))
             for i in range(n)
         ]
         live, rows = answers, [-1] * n  # the row of logits each live answer samples from
@@ -162,13 +174,13 @@ class Engine:
         finally:
             for answer in answers:
                 self._lib.llama_sampler_free(answer.chain)
-            if request == self._request:
-                for index in range(1, n):
-                    self._lib.llama_memory_seq_rm(self._memory, index, -1, -1)
 
-    def _load(self, plan: Plan) -> Any:
+    def _load(self, plan: Plan, interrupts: Sequence[int]) -> Any:
         params = self._lib.llama_model_default_params()
         params.n_gpu_layers = plan.gpu_layers
+        # A large file takes minutes; llama.cpp asks after each tensor whether to go on.
+        go_on = self._lib.llama_progress_callback(lambda share, _: not interrupts)
+        params.progress_callback = go_on
         listen()
         model = self._lib.llama_model_load_from_file(os.fsencode(plan.path), params)
         if not model:
@@ -216,9 +228,12 @@ class Engine:
             )
         return context
 
-    def _check(self, prompt: Sequence[int], n: int) -> None:
-        if self._context is None:
+    def _check_open(self) -> None:
+        if self._model is None:
             raise EngineError("the model is closed", hint="load it again")
+
+    def _check(self, prompt: Sequence[int], n: int) -> None:
+        self._check_open()
         if not prompt:
             raise RequestError("the prompt is empty", hint="give at least one word")
         if not 1 <= n <= self.plan.sequences:
@@ -231,6 +246,9 @@ class Engine:
 
     def _rewind(self, prompt: Sequence[int]) -> int:
         """Keep the KV state that the prompt shares with what is there; return how many tokens that is."""
+        # A request that was left half-way, or taken over by this one, leaves its other answers behind.
+        for index in range(1, self.plan.sequences):
+            self._lib.llama_memory_seq_rm(self._memory, index, -1, -1)
         shared = 0
         for have, want in zip(self._kept, prompt[:-1], strict=False):
             if have != want:
@@ -239,12 +257,13 @@ class Engine:
         # A sliding window forgets: the layers may no longer hold what position `shared` looks back to.
         oldest = self._lib.llama_memory_seq_pos_min(self._memory, 0)
         forgotten = self._window and oldest > max(0, shared - self._window)
+        # Written before it is true: an interrupt between the two must not leave tokens that are not there.
+        self._kept = list(prompt[:shared])
         # Recurrent models cannot drop the end of a sequence; then it starts over.
         if forgotten or not self._lib.llama_memory_seq_rm(self._memory, 0, shared, -1):
+            self._kept = []
             self._lib.llama_memory_clear(self._memory, False)
-            shared = 0
-        self._kept = list(prompt[:shared])
-        return shared
+        return len(self._kept)
 
     def _prefill(self, prompt: Sequence[int], start: int) -> None:
         for at in range(start, len(prompt), BATCH):

@@ -11,6 +11,7 @@ from edge.errors import RequestError
 
 # llama.cpp's own default window for the repeat penalty (common_params_sampling.penalty_last_n)
 PENALTY_WINDOW = 64
+SEEDS = 2**32 - 1  # the next number, LLAMA_DEFAULT_SEED in llama.h, means: draw one
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Sampling:
     top_p           keep the smallest set whose probabilities sum to top_p; 1 keeps all
     min_p           drop tokens less likely than min_p times the likeliest; 0 drops none
     repeat_penalty  divide the logits of the last 64 tokens by this; 1 is off
-    seed            equal seeds give equal texts; None draws one
+    seed            0 to 4,294,967,294; equal seeds give equal texts; None draws one
     max_tokens      the longest answer, in tokens; None means until the context is full
     stop            texts that end the answer; they are not part of it
 
@@ -45,7 +46,7 @@ class Sampling:
         within("min-p", self.min_p, 0, 1)
         within("repeat-penalty", self.repeat_penalty, 0.01, 100)
         if self.seed is not None:
-            within("seed", self.seed, 0, 2**32 - 1)
+            within("seed", self.seed, 0, SEEDS - 1)
         if self.max_tokens is not None:
             within("max-tokens", self.max_tokens, 1, 2**31 - 1)
         for stop in self.stop:
