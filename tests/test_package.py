@@ -25,7 +25,7 @@ HEAVY = {
 # From the top down; a module imports only what stands in its own line or below.
 LAYERS = [
     {"edge.cli"},
-    {"edge.bench"},
+    {"edge.bench", "edge.convert"},
     {"edge.chat"},
     {"edge.engine"},
     {"edge.planner"},
@@ -85,7 +85,7 @@ def layer_of(module):
 
 
 def modules():
-    for folder, package in (("edge", "edge"), ("bench", "edge.bench")):
+    for folder, package in (("edge", "edge"), ("bench", "edge.bench"), ("convert", "edge.convert")):
         for path in (ROOT / folder).rglob("*.py"):
             parts = path.relative_to(ROOT / folder).with_suffix("").parts
             yield path, ".".join([package, *(part for part in parts if part != "__init__")])

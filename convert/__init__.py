@@ -1,0 +1,1 @@
+"""Checkpoints into artifacts, on the device, without torch."""
