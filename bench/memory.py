@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge.bench.startup import timed
 from edge.planner import plan
+
+from .startup import timed
 
 
 @dataclass(frozen=True)

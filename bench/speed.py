@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from edge.bench.llama_bench import llama_bench
 from edge.errors import EngineError
 from edge.planner import Plan, plan
+
+from .llama_bench import llama_bench
 
 PREFILL_TOKENS, DECODE_TOKENS, SHORT_PROMPT = 512, 128, 8
 CONTEXT = 1024

@@ -8,10 +8,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.bench.llama_bench import program
-from edge.bench.speed import Spread, spread_of
 from edge.errors import EngineError
 from edge.planner import plan
+
+from .llama_bench import program
+from .speed import Spread, spread_of
 
 
 @dataclass(frozen=True)
