@@ -52,7 +52,7 @@ def predict(
     lacks what the sum needs."""
     parts = (
         weights_bytes(header, isa),
-        kv_bytes(header, context),
+        kv_bytes(header, context, sequences),
         compute_bytes(header, context, sequences),
         runtime_bytes(header),
     )
@@ -64,16 +64,20 @@ def weights_bytes(header: Header, isa: Sequence[str]) -> int:
     repacked = {
         kind for feature, kinds in (X86_REPACKED | ARM_REPACKED).items() if feature in isa for kind in kinds
     }
+    # The rows of an embedding are looked up, not multiplied, so it stays as it is, unless it is the output too.
+    tied = not any(tensor.name == "output.weight" for tensor in header.tensors)
     copies = sum(
         tensor.bytes
         for tensor in header.tensors
-        # the rows of an embedding are looked up, not multiplied, so it stays as it is
-        if tensor.type in repacked and len(tensor.shape) == 2 and not tensor.name.startswith("token_embd")
+        # three dimensions: the matrices of a mixture's experts
+        if tensor.type in repacked
+        and len(tensor.shape) in (2, 3)
+        and (tied or tensor.name != "token_embd.weight")
     )
     return header.file_bytes + copies
 
 
-def kv_bytes(header: Header, context: int) -> int:
+def kv_bytes(header: Header, context: int, sequences: int = 1) -> int:
     """f16 keys and values: cells × heads × head size, over the layers."""
     heads = header.per_layer("{arch}.attention.head_count")
     kv_heads = header.per_layer("{arch}.attention.head_count_kv", default=heads[0])
@@ -82,15 +86,15 @@ def kv_bytes(header: Header, context: int) -> int:
     head_size += header.get("{arch}.attention.value_length", int, default_head)
     return sum(
         cells * layer_heads * head_size * 2
-        for cells, layer_heads in zip(layer_cells(header, context), kv_heads, strict=True)
+        for cells, layer_heads in zip(layer_cells(header, context, sequences), kv_heads, strict=True)
     )
 
 
-def layer_cells(header: Header, context: int) -> list[int]:
-    """KV cells of each layer: the padded context, or the window and a batch where a layer has a window."""
+def layer_cells(header: Header, context: int, sequences: int = 1) -> list[int]:
+    """KV cells of each layer: the padded context, or a window a sequence and a batch where a layer has a window."""
     full = pad(context)
     window = header.get("{arch}.attention.sliding_window", int, 0)
-    windowed = min(full, pad(window + BATCH)) if window else full
+    windowed = min(full, pad(window * sequences + BATCH)) if window else full
     pattern = header.metadata.get(
         f"{header.architecture}.attention.sliding_window_pattern",
         FULL_ATTENTION_EVERY.get(header.architecture, 1),
@@ -107,7 +111,10 @@ def compute_bytes(header: Header, context: int, sequences: int) -> int:
     for the whole context and for the window; the logits."""
     width = header.get("{arch}.embedding_length", int)
     inner = max(header.per_layer("{arch}.feed_forward_length", default=4 * width))
-    heads, cells = max(header.per_layer("{arch}.attention.head_count")), layer_cells(header, context)
+    heads, cells = (
+        max(header.per_layer("{arch}.attention.head_count")),
+        layer_cells(header, context, sequences),
+    )
     query = heads * header.get("{arch}.attention.key_length", int, width // max(1, heads))
     activations = BATCH * 4 * (max(3 * inner, 2 * query) + 4 * max(width, query))
     mask = sum(set(cells)) * BATCH * 2

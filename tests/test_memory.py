@@ -1,15 +1,20 @@
 """The memory formulas against llama.cpp's own buffers and against the peak of a real process."""
 
+import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
+import gguf
 import pytest
 from tiny import tiny_llama
 
 from edge import gguf_header
 from edge.bench.memory import memory
-from edge.memory import kv_bytes, layer_cells, predict
+from edge.gguf_header import Tensor
+from edge.machine import host
+from edge.memory import kv_bytes, layer_cells, predict, weights_bytes
 
 BUFFERS = """
 import ctypes, sys
@@ -27,15 +32,19 @@ model = lib.llama_model_load_from_file(sys.argv[1].encode(), params)
 params = lib.llama_context_default_params()
 params.n_ctx, params.n_batch, params.n_ubatch = int(sys.argv[2]), 512, 512
 params.n_outputs_max, params.swa_full, params.kv_unified = 1, False, True
+params.n_seq_max = int(sys.argv[3])
 lib.llama_init_from_model(model, params)
 """
 
 
+def llama_cpp_log(path, context, sequences=1):
+    command = [sys.executable, "-c", BUFFERS, str(path), str(context), str(sequences)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def llama_cpp_kv_bytes(path, context):
     """What llama.cpp says it allocates for keys and values."""
-    log = subprocess.run(
-        [sys.executable, "-c", BUFFERS, str(path), str(context)], check=True, capture_output=True, text=True
-    ).stdout
+    log = llama_cpp_log(path, context)
     return sum(float(found) for found in re.findall(r"llama_kv_cache: size = +([\d.]+) MiB", log)) * 2**20
 
 
@@ -55,9 +64,60 @@ def test_rearranged_weights_are_counted_where_the_cpu_rearranges(tmp_path):
     assert plain.weights_bytes == header.file_bytes  # F32 stays as it lies
 
 
-def windowed(header, **extra):
-    from dataclasses import replace
+def quantized(header, *shapes):
+    """The header with Q4_K tensors of these names and shapes instead of its own."""
+    tensors = (Tensor(name, shape, "Q4_K", 0, math.prod(shape) // 256 * 144) for name, shape in shapes)
+    return replace(header, tensors=tuple(tensors))
 
+
+def test_what_is_multiplied_is_rearranged_and_what_is_only_looked_up_is_not(tmp_path):
+    header = gguf_header.read(tiny_llama(tmp_path / "tiny.gguf"))
+    embedding, output = ("token_embd.weight", (256, 1000)), ("output.weight", (256, 1000))
+    experts, one = ("blk.0.ffn_up_exps.weight", (256, 512, 8)), 1000 * 144
+
+    def copied(*shapes):
+        return weights_bytes(quantized(header, *shapes), ("AVX2",)) - header.file_bytes
+
+    assert copied(embedding, output) == one
+    assert copied(embedding) == one  # the embedding is the output too: one copy to multiply with
+    assert copied(embedding, output, experts) == one + 512 * 8 * 144
+
+
+def test_a_tied_embedding_is_copied_by_llama_cpp_too(tmp_path):
+    isa = host().cpu.isa
+    if "AVX2" not in isa and "dotprod" not in isa:
+        pytest.skip("this CPU's kernels rearrange nothing")
+    path = tied_q4_0(tmp_path / "tied.gguf")
+    log = llama_cpp_log(path, 256)
+    copied = sum(float(found) for found in re.findall(r"CPU_REPACK model buffer size = +([\d.]+) MiB", log))
+    header = gguf_header.read(path)
+    assert weights_bytes(header, isa) - header.file_bytes == pytest.approx(copied * 2**20, abs=0.0051 * 2**20)
+
+
+def tied_q4_0(path):
+    """A tiny llama whose only quantized matrix is an embedding that is the output too."""
+    whole = gguf.GGUFReader(tiny_llama(path.with_suffix(".f32")))
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, field in whole.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            kind = field.types[0]
+            writer.add_key_value(
+                name, field.contents(), kind, field.types[-1] if len(field.types) > 1 else None
+            )
+    for tensor in whole.tensors:
+        if tensor.name == "token_embd.weight":
+            kind = gguf.GGMLQuantizationType.Q4_0
+            writer.add_tensor(tensor.name, gguf.quants.quantize(tensor.data, kind), raw_dtype=kind)
+        elif tensor.name != "output.weight":
+            writer.add_tensor(tensor.name, tensor.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def windowed(header, **extra):
     metadata = {key.replace("llama.", "gemma3."): value for key, value in header.metadata.items()}
     metadata["general.architecture"] = "gemma3"
     return replace(header, metadata={**metadata, "gemma3.attention.sliding_window": 512, **extra})
@@ -68,6 +128,8 @@ def test_a_sliding_window_bounds_the_cells_of_its_layers(tmp_path):
     assert layer_cells(header, 8192) == [8192] * 6
     assert layer_cells(windowed(header), 8192) == [1024] * 5 + [8192]
     assert layer_cells(windowed(header), 300) == [512] * 6
+    # llama-kv-cache-iswa.cpp: a window for each sequence of a unified cache
+    assert layer_cells(windowed(header), 8192, sequences=5) == [3072] * 5 + [8192]
     pattern = {"gemma3.attention.sliding_window_pattern": (True, False) * 3}
     assert layer_cells(windowed(header, **pattern), 8192) == [1024, 8192] * 3
 
