@@ -205,3 +205,18 @@ def test_verb(path: Path, tmp_path: Path) -> None:
     assert run("rm", "kyoto") == ("", "removed kyoto\n")
     with pytest.raises(SessionError):
         run("show", "kyoto")
+
+
+def test_what_is_said_is_readable_by_its_user_only(path: Path) -> None:
+    with Sessions(path) as sessions:
+        sessions.append(sessions.create("a", "m"), "user", "a secret")
+        modes = {file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    assert modes == {0o600}
+
+
+@pytest.mark.parametrize("verb", ["show", "rm", "export"])
+def test_a_name_that_is_no_text_is_unknown(path: Path, verb: str) -> None:
+    talk(path)
+    result = CliRunner().invoke(command, [verb, "a\udcff"])
+    assert isinstance(result.exception, SessionError)
+    assert result.exception.line.startswith("there is no session named 'a\\udcff'")

@@ -109,6 +109,8 @@ class Sessions:
         with translated(path):
             if create:
                 path.parent.mkdir(parents=True, exist_ok=True)
+                if not path.exists():  # what is said is nobody else's; SQLite's side files get this mode too
+                    path.touch(mode=0o600)
             place = str(path) if create or path.exists() else ":memory:"
             self._db = sqlite3.connect(place, timeout=BUSY_SECONDS, isolation_level=None)
         try:
@@ -179,7 +181,8 @@ class Sessions:
 
     def get(self, name: str) -> Session:
         """The session of that name; raises SessionError when there is none."""
-        for session in self._select("WHERE name = ?", name):
+        # SQLite refuses what is not Unicode, and no session is named so
+        for session in self._select("WHERE name = ?", name) if name.isprintable() else ():
             return session
         raise SessionError(f"there is no session named {name!r}", hint="`edge sessions list` names them")
 
