@@ -9,7 +9,7 @@ from pathlib import Path
 def home() -> Path:
     """`$EDGE_HOME`, else the user's data folder for edge."""
     if folder := os.environ.get("EDGE_HOME"):
-        return Path(folder).expanduser().absolute()
+        return Path(os.path.expanduser(folder)).absolute()  # noqa: PTH111 - Path's raises for an unknown user
     from platformdirs import user_data_path
 
     return user_data_path("edge", appauthor=False)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import EdgeError, RequestError, UnsafeFile
+from edge.home import home
 from edge.store.home import NAME, name_for
 from edge.store.refs import Hub, Local, Name, Url, Wheel, parse
 
@@ -131,3 +132,10 @@ def test_any_file_name_makes_a_model_name(text):
 def test_model_names_read_like_their_files():
     assert name_for("SmolLM2-135M-Instruct.Q4_1.gguf") == "smollm2-135m-instruct.q4_1"
     assert name_for("Big-Q8_0-00001-of-00003.gguf") == "big-q8_0"
+
+
+def test_the_home_of_a_user_who_is_not_here_is_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse("~nobody-here/m.gguf") == Local(tmp_path / "~nobody-here" / "m.gguf")
+    monkeypatch.setenv("EDGE_HOME", "~nobody-here")
+    assert home() == tmp_path / "~nobody-here"

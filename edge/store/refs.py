@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -163,7 +164,7 @@ def parse_url(text: str) -> Url:
 
 
 def parse_local(text: str) -> Local:
-    path = Path(text).expanduser().absolute()
+    path = Path(os.path.expanduser(text)).absolute()  # noqa: PTH111 - Path's raises for an unknown user
     refuse_pickle(path.name)
     return Local(path)
 
