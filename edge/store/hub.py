@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from edge.errors import DownloadError, ModelNotFound, RequestError, UnsafeFile
 from edge.store.content import Remote, Wanted
 from edge.store.download import Again, patiently, retry_after, timeout
+from edge.store.records import one_line
 from edge.store.refs import Hub, check_member
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def wanted(ref: Hub) -> tuple[list[Wanted], str]:
             )
         )
     licences = [tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")]
-    return files, ", ".join(licences)
+    return files, one_line(", ".join(licences))
 
 
 def choose(paths: list[str], ref: Hub) -> list[str]:

@@ -75,6 +75,11 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+def one_line(stated: str) -> str:
+    """What a publisher states, such as a licence, short and without what would steer a terminal."""
+    return "".join(filter(str.isprintable, stated))[:80]
+
+
 def write(folder: Path, model: Model) -> None:
     """Keep `model` in `folder`, atomically. Paths of the store's own files are written relative to it."""
     kept = relocated(model, lambda path: path if model.in_place else path.relative_to(folder))

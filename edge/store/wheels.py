@@ -19,7 +19,7 @@ from pathlib import Path
 
 from edge.errors import DownloadError, HashMismatch, ModelNotFound, StoreError, UnsafeFile
 from edge.store.content import CHUNK, Wanted
-from edge.store.records import Progress, Report
+from edge.store.records import Progress, Report, one_line
 from edge.store.refs import Wheel
 
 
@@ -146,5 +146,5 @@ def licence(part: Wheel, staging: Path) -> str:
             if path.endswith(".dist-info/METADATA"):
                 fields = email.parser.Parser().parsestr(archive.read(path).decode(errors="replace"))
                 stated = str(fields["License-Expression"] or fields["License"] or "")
-                return stated.partition("\n")[0][:80]
+                return one_line(stated.partition("\n")[0])
     return ""
