@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge import gguf_header, store
-from edge.errors import DoesNotFit, RequestError, UnsafeFile
+from edge.errors import BadGGUF, DoesNotFit, RequestError, UnsafeFile
 from edge.gguf_header import Header
 from edge.machine import Host, Rejected, host
 from edge.memory import CELL_PADDING, MIB, Memory, predict
@@ -144,6 +144,10 @@ def read_artifact(model: store.Model) -> Header:
 def choose_context(header: Header, asked: int | None) -> tuple[int, str, tuple[Rejected, ...]]:
     """The context in tokens, its reason, and the longer one that was left out."""
     trained = header.get("{arch}.context_length", int, DEFAULT_CONTEXT)
+    if trained < 1:
+        raise BadGGUF(
+            f"the header states a context of {trained} tokens", hint="get another file of this model"
+        )
     if asked is not None:
         if not 1 <= asked <= trained:
             raise RequestError(

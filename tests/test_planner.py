@@ -156,3 +156,10 @@ writer.write_header_to_file(); writer.write_kv_data_to_file(); writer.write_tens
             return [chunk.token for chunk in engine.stream(ids, Sampling(temperature=0, max_tokens=8))]
 
     assert say(split) == say(alone)
+
+
+@pytest.mark.parametrize("ctx", [None, 1])
+def test_a_file_that_states_no_context_is_refused(tmp_path, ctx):
+    path = tiny_llama(tmp_path / "none.gguf", ctx=0)
+    with pytest.raises(BadGGUF, match="a context of 0 tokens"):
+        plan(str(path), ctx=ctx)
