@@ -119,3 +119,9 @@ def test_take_up_drops_a_question_that_was_never_answered(talk):
     assert talk.opening() == [Message("system", "Be brief.")]
     ask(talk, "d")
     assert [content for _, content, _ in saved_messages("s")][-2] == "d"
+
+
+def test_a_template_that_prints_nothing_gives_an_empty_prompt(tmp_path):
+    path = tiny_llama(tmp_path / "silent.gguf", chat_template="{% if false %}x{% endif %}")
+    with load(str(path)) as model, pytest.raises(RequestError, match="the prompt is empty"):
+        model.chat("<|im_end|>")

@@ -15,11 +15,11 @@ class LoadedModel:
 
     def __init__(self, plan: Plan, *, template: str | None = None) -> None:
         self.plan = plan.require_fit()
-        self.engine = Engine(plan)
         # What the model does best with, for calls that do not say.
         settings = dict(plan.advice)
         self.system: str = settings.pop("system", "")
         self.sampling = Sampling(**settings)
+        self.engine = Engine(plan)  # last: what fails before it leaves no model in memory
         self.form = template
         self._template: Template | None = None
 
@@ -101,7 +101,7 @@ class LoadedModel:
             segments = templates.render_segments(self.template, messages, vocab.control_texts())
         else:
             segments = (templates.Segment(text, trusted=True),)
-        add_bos = not templates.opens_with_bos(self.template, segments[0].text)
+        add_bos = not templates.opens_with_bos(self.template, text)
         ids: list[int] = []
         for segment in segments:
             ids += vocab.tokens(segment.text, add_special=add_bos and not ids, parse_special=segment.trusted)
