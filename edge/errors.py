@@ -9,6 +9,7 @@
     ├── StoreError            exit 1   the disk: full, read-only, locked
     ├── SessionError          exit 1   a saved conversation: unknown, damaged, or the file is not ours
     ├── EngineError           exit 1   llama.cpp refused to load or to decode
+    ├── ConversionError       exit 1   a checkpoint that cannot be converted, or does not prove equal
     ├── UnsafeFile            exit 3   a file that is damaged, hostile or not what its name says
     │   ├── BadGGUF           exit 3   its header does not hold together
     │   ├── HashMismatch      exit 3   its bytes are not the ones that were promised
@@ -85,6 +86,10 @@ class SessionError(EdgeError):
 
 class EngineError(EdgeError):
     """llama.cpp refused to load the model or to decode a batch."""
+
+
+class ConversionError(EdgeError):
+    """A checkpoint that cannot be converted, or an artifact that does not compute what its source does."""
 
 
 class UnsafeFile(EdgeError):

@@ -1,0 +1,72 @@
+"""The operations a family's forward pass is written in, computed by NumPy: the reference of every certificate.
+
+Arrays are (tokens, width) or (heads, tokens, head size). The type of the weights decides the precision; float64
+weights make a float64 reference. Another module with the same functions can build a graph from the same pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def embed(table: Array, ids: Array) -> Array:
+    """Rows of the table: (tokens, width)."""
+    return np.asarray(table[ids])
+
+
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """x · weightᵀ + bias; weight is (out, in) as checkpoints store it."""
+    y = x @ weight.T
+    return y if bias is None else y + bias
+
+
+def rms_norm(x: Array, weight: Array, epsilon: float) -> Array:
+    """x over its root mean square, scaled (Zhang and Sennrich, 2019, arXiv:1910.07467)."""
+    return np.asarray(x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + epsilon) * weight)
+
+
+def silu(x: Array) -> Array:
+    """x · sigmoid(x)."""
+    with np.errstate(over="ignore"):  # exp of a large negative x: the quotient is 0, as it should be
+        return np.asarray(x / (1 + np.exp(-x)))
+
+
+def split_heads(x: Array, heads: int) -> Array:
+    """(tokens, heads · size) → (heads, tokens, size)."""
+    return x.reshape(len(x), heads, -1).transpose(1, 0, 2)
+
+
+def join_heads(x: Array) -> Array:
+    """(heads, tokens, size) → (tokens, heads · size)."""
+    return x.transpose(1, 0, 2).reshape(x.shape[1], -1)
+
+
+def rope(x: Array, frequencies: Array) -> Array:
+    """Rotary positions from 0 on, halves rotated together (Su et al., 2021, arXiv:2104.09864; HF's layout)."""
+    angles = np.arange(x.shape[1])[:, None] * frequencies
+    cos, sin = np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype)
+    first, second = np.split(x, 2, axis=-1)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def softmax(x: Array) -> Array:
+    """Over the last axis."""
+    powers = np.exp(x - x.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def attention(query: Array, key: Array, value: Array, *, window: int | None = None) -> Array:
+    """Causal attention; each key-value head serves `query heads / key heads` query heads.
+
+    With a window, a token sees itself and the window − 1 tokens before it (Mistral, arXiv:2310.06825).
+    """
+    key, value = (np.repeat(x, len(query) // len(x), axis=0) for x in (key, value))
+    scores = query @ key.transpose(0, 2, 1) / np.sqrt(query.shape[-1]).astype(query.dtype)
+    distance = np.arange(scores.shape[1])[:, None] - np.arange(scores.shape[2])
+    hidden = (distance < 0) | (distance >= (window or len(distance) + 1))
+    return np.asarray(softmax(np.where(hidden, -np.inf, scores)) @ value)

@@ -1,0 +1,156 @@
+"""The Llama family: written by its table, llama.cpp computes what the float64 pass computes."""
+
+import gguf
+import numpy as np
+import pytest
+from logits import llama_cpp_logits
+from tiny import add_tokenizer
+
+from edge import gguf_header
+from edge.convert import numpy_ops
+from edge.convert.families import llama
+from edge.convert.families.weight import rope_rows
+from edge.convert.gguf import write
+from edge.errors import ConversionError
+
+BASE = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "max_position_embeddings": 512,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "vocab_size": 320,
+    "tie_word_embeddings": False,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+VARIANTS = {
+    "llama 2 70B's groups": {},
+    "llama 2 7B, a key for every query": {"num_key_value_heads": None},
+    "llama 3's stretched rope": {"rope_scaling": LLAMA3, "rope_theta": 500000.0},
+    "code llama's base": {"rope_theta": 1000000.0},
+    "linear rope": {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    "rope_parameters of transformers 5": {"rope_parameters": {"rope_theta": 5e4, **LLAMA3}},
+    "smollm2's tied output": {"tie_word_embeddings": True},
+    "heads wider than the model divided": {"head_dim": 32},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+}
+
+
+def random_weights(config, seed=0):
+    draw = np.random.default_rng(seed)
+
+    def values(weight):
+        if "norm" in weight.source:
+            return 1 + 0.1 * draw.standard_normal(weight.shape)
+        return draw.standard_normal(weight.shape) / np.sqrt(weight.shape[-1])
+
+    return {weight.source: values(weight).astype(np.float32) for weight in llama.weights(config)}
+
+
+def tokenizer_fields(tmp_path, vocab):
+    """The tiny test tokenizer's keys."""
+    writer = gguf.GGUFWriter(tmp_path / "tokenizer.gguf", "llama")
+    add_tokenizer(writer, vocab, "smollm")
+    return {key: value.value for key, value in writer.kv_data[0].items() if key.startswith("tokenizer.")}
+
+
+def convert(tmp_path, config, weights, level):
+    fields = {f"llama.{key}": value for key, value in llama.metadata(config).items()}
+    fields |= tokenizer_fields(tmp_path, config.vocabulary)
+    path = tmp_path / f"{level}.gguf"
+    return write(
+        path,
+        "llama",
+        fields,
+        llama.weights(config),
+        weights.__getitem__,
+        level=level,
+        extra=llama.extra_tensors(config),
+    )
+
+
+def relative(theirs, ours):
+    return np.abs(theirs - ours).max() / np.abs(ours).max()
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_llama_cpp_computes_what_the_reference_does(tmp_path, variant):
+    config = llama.read_config(
+        {key: value for key, value in {**BASE, **variant}.items() if value is not None}
+    )
+    weights = random_weights(config)
+    ids = np.random.default_rng(1).integers(3, 260, 200)
+    path = convert(tmp_path, config, weights, "f32")
+    _, logits = llama.forward(numpy_ops, lambda name: weights[name].astype(np.float64), config, ids)
+    assert relative(llama_cpp_logits(path, ids), logits) < 1e-3
+    assert gguf_header.read(path).architecture == "llama"
+
+
+@pytest.mark.parametrize(("level", "bound"), [("f16", 3e-3), ("bf16", 3e-2), ("q8_0", 5e-2)])
+def test_a_lower_level_stays_near(tmp_path, level, bound):
+    config = llama.read_config(BASE)
+    weights = random_weights(config)
+    ids = np.arange(10, 60)
+    path = convert(tmp_path, config, weights, level)
+    _, logits = llama.forward(numpy_ops, weights.__getitem__, config, ids)
+    assert relative(llama_cpp_logits(path, ids), logits) < bound
+
+
+def test_the_same_input_gives_the_same_bytes_and_no_draft_is_left(tmp_path):
+    config = llama.read_config(BASE)
+    weights = random_weights(config)
+    first = convert(tmp_path, config, weights, "f16").read_bytes()
+    assert convert(tmp_path, config, weights, "f16").read_bytes() == first
+    with pytest.raises(KeyError):
+        convert(tmp_path, config, {}, "q8_0")
+    assert not (tmp_path / "q8_0.gguf").exists()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_window_hides_what_is_farther_away():
+    config = llama.read_config({**BASE, "sliding_window": 4, "num_hidden_layers": 1})
+    weights = random_weights(config)
+    ids = np.arange(10, 40)
+    changed = ids.copy()
+    changed[20] = 5
+
+    def last(tokens):
+        return llama.forward(numpy_ops, weights.__getitem__, config, tokens)[1][-1]
+
+    assert np.array_equal(last(ids), last(changed))
+    changed[27] = 5
+    assert not np.array_equal(last(ids), last(changed))
+
+
+def test_the_order_of_rope_rows_has_an_inverse():
+    rows = np.arange(48.0).reshape(12, 4)
+    layout = rope_rows(2)
+    assert layout.to_gguf(rows)[:, 0].tolist() == [0, 12, 4, 16, 8, 20, 24, 36, 28, 40, 32, 44]
+    assert np.array_equal(layout.to_checkpoint(layout.to_gguf(rows)), rows)
+    bias = np.arange(12.0)
+    assert np.array_equal(layout.to_checkpoint(layout.to_gguf(bias)), bias)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hidden_size": None}, "no usable hidden_size"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"rms_norm_eps": "small"}, "no usable rms_norm_eps"),
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope scaling 'yarn'"),
+    ],
+)
+def test_a_config_that_is_not_understood_is_refused(change, words):
+    with pytest.raises(ConversionError, match=words):
+        llama.read_config({**BASE, **change})
