@@ -21,8 +21,8 @@ def embed(table: Array, ids: Array) -> Array:
 
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """x · weightᵀ + bias; weight is (out, in) as checkpoints store it."""
-    y = x @ weight.T
-    return y if bias is None else y + bias
+    y: Array = x @ weight.T
+    return y if bias is None else np.add(y, bias)
 
 
 def rms_norm(x: Array, weight: Array, epsilon: float) -> Array:
@@ -38,12 +38,12 @@ def silu(x: Array) -> Array:
 
 def split_heads(x: Array, heads: int) -> Array:
     """(tokens, heads · size) → (heads, tokens, size)."""
-    return x.reshape(len(x), heads, -1).transpose(1, 0, 2)
+    return np.asarray(x.reshape(len(x), heads, -1).transpose(1, 0, 2))
 
 
 def join_heads(x: Array) -> Array:
     """(heads, tokens, size) → (tokens, heads · size)."""
-    return x.transpose(1, 0, 2).reshape(x.shape[1], -1)
+    return np.asarray(x.transpose(1, 0, 2).reshape(x.shape[1], -1))
 
 
 def rope(x: Array, frequencies: Array) -> Array:

@@ -56,9 +56,9 @@ class Config:
 def read_config(raw: Mapping[str, Any]) -> Config:
     """The configuration out of config.json. Raises ConversionError for what is missing or not supported."""
 
-    def need(key: str, kind: type = int) -> Any:
+    def need(key: str, kind: type[int | float] = int) -> Any:
         value = raw.get(key)
-        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, (int, kind)):
             raise ConversionError(
                 f"config.json has no usable {key} ({value!r})", hint="the checkpoint is incomplete"
             )
