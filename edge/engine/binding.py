@@ -96,7 +96,9 @@ def _low_level() -> ModuleType:
 
 def _keep_error(level: int, text: bytes, _: int | None) -> None:
     if level == _ERROR:
-        _log.append(text.decode("utf-8", "replace").strip())
+        _log.append(
+            text.decode("utf-8", "replace").replace("===", "").strip("= \n")
+        )  # rulers in its messages
 
 
 # Kept for the life of the process: llama.cpp holds the pointer.
