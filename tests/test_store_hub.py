@@ -167,14 +167,36 @@ def test_the_cache_is_used_in_place(hub, cache):
     for ref in ("hf:o/r@other", "hf:o/r:Q8_0", "hf:o/other"):
         with pytest.raises(ModelNotFound):
             store.resolve(ref)
-    model = store.pull("hf:o/r")
+    model = store.pull("hf:o/r:q4_k_m")
     assert model.evidence[0].checked == "hash from the Hugging Face cache"
     assert hub.requests == []
-    store.remove("hf:o/r")
+    store.remove("hf:o/r:q4_k_m")
     assert cache.read_bytes() == BODY
 
 
+def test_the_hub_says_what_a_repository_means_and_its_cache_what_is_here(hub, cache):
+    hub.files["o/r"] = {"README.md": b"new", "m-Q4_K_M.gguf": BODY}
+    earlier = cache.parent.with_name("f" * 40)  # the commit before, the same model
+    cache.parent.rename(earlier)
+    model = store.pull("hf:o/r")
+    assert (model.path, model.in_place) == (earlier / cache.name, True)
+    assert hub.requests != []
+    assert hub.gets() == []
+
+
+def test_the_only_file_in_the_cache_need_not_be_the_one_that_is_meant(hub, cache, monkeypatch):
+    small = cache.rename(cache.with_name("m-Q2_K.gguf"))
+    assert store.resolve("hf:o/r").path == small
+    hub.files["o/r"] = {"m-Q2_K.gguf": BODY, "m-Q4_K_M.gguf": gguf(500)}
+    model = store.pull("hf:o/r")
+    assert (model.path.name, model.in_place) == ("m-Q4_K_M.gguf", False)
+    store.remove("hf:o/r")
+    monkeypatch.setenv("EDGE_OFFLINE", "1")
+    assert store.pull("hf:o/r").path == small
+
+
 def test_a_damaged_cache_file_is_not_kept(hub, cache):
+    hub.files["o/r"] = {cache.name: BODY}
     cache.resolve().write_bytes(gguf(300_000, seed=1))
     with pytest.raises(HashMismatch, match="cache"):
         store.pull("hf:o/r")

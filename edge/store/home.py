@@ -92,11 +92,16 @@ def room_for(folder: Path, needed: int) -> None:
         )
 
 
+def offline() -> str:
+    """The environment variable that rules the network out; empty when none does."""
+    switches = ("EDGE_OFFLINE", "HF_HUB_OFFLINE")
+    return next((s for s in switches if os.environ.get(s, "").lower() in ("1", "true", "yes", "on")), "")
+
+
 def stay_online(ref: str) -> None:
     """Raise Offline when the environment rules the network out."""
-    for switch in ("EDGE_OFFLINE", "HF_HUB_OFFLINE"):
-        if os.environ.get(switch, "").lower() in ("1", "true", "yes", "on"):
-            raise Offline(
-                f"{ref} is not on this disk and {switch} rules out the network",
-                hint=f"once online, run `edge pull {shlex.quote(ref)}`",
-            )
+    if switch := offline():
+        raise Offline(
+            f"{ref} is not on this disk and {switch} rules out the network",
+            hint=f"once online, run `edge pull {shlex.quote(ref)}`",
+        )

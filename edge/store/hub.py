@@ -6,6 +6,7 @@ huggingface_hub supplies addresses, tokens and metadata; the bytes come through 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,9 +143,7 @@ def cached(ref: Hub) -> list[Path]:
     The layout is documented: models--owner--repo/refs/<branch> holds a commit, snapshots/<commit>/ links to
     the blobs.
     """
-    from huggingface_hub import constants
-
-    repo = Path(constants.HF_HUB_CACHE).expanduser() / f"models--{ref.repo.replace('/', '--')}"
+    repo = cache_of(ref)
     revision = ref.revision or "main"
     pointer = repo / "refs" / revision
     commit = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else revision
@@ -156,6 +155,27 @@ def cached(ref: Hub) -> list[Path]:
         return [snapshot / path for path in choose(present, ref)]
     except (ModelNotFound, UnsafeFile):
         return []
+
+
+def cached_copies(ref: Hub, files: Sequence[Wanted]) -> list[Path]:
+    """These very files in the Hugging Face cache, by the hashes that the hub promised; empty when not all are.
+
+    Any snapshot will do, since a commit that only touched the README has the same model. The parts of a split
+    model are taken from one, where llama.cpp finds them side by side.
+    """
+    for snapshot in sorted(cache_of(ref).glob("snapshots/*")):
+        there = {(path.name, cache_hash(path)): path for path in snapshot.rglob("*") if path.is_file()}
+        keys = [(file.name, file.sha256 or file.git_sha1) for file in files]
+        if all(digest and (name, digest) in there for name, digest in keys):
+            return [there[key] for key in keys]
+    return []
+
+
+def cache_of(ref: Hub) -> Path:
+    """The folder of a repository in the Hugging Face cache."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser() / f"models--{ref.repo.replace('/', '--')}"
 
 
 def cache_hash(path: Path) -> str:

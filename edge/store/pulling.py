@@ -34,9 +34,13 @@ def keep(ref: Ref, name: str | None, report: Report) -> Model:
     if isinstance(ref, Local):
         paths = in_place.local_files(ref.path)
         return keep_in_place(paths, ref.path if ref.path.is_dir() else paths[0], str(ref), name, report)
-    if isinstance(ref, Hub) and (paths := hub.cached(ref)):
+    # What a bare repository means depends on all that is in it, and the cache holds what somebody took.
+    says_which = isinstance(ref, Hub) and bool(ref.path or ref.quant or home.offline())
+    if isinstance(ref, Hub) and says_which and (paths := hub.cached(ref)):
         return keep_in_place(paths, paths[0], str(ref), name, report)
     plan = plan_of(ref)
+    if isinstance(ref, Hub) and (paths := hub.cached_copies(ref, plan.files)):
+        return keep_in_place(paths, paths[0], str(ref), name, report)
     return locked_in(plan.ref, name or plan.name, report, lambda folder: fetch(plan, folder, report))
 
 
