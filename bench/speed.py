@@ -11,18 +11,18 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from edge.errors import EngineError
+from edge.errors import EngineError, RequestError
 from edge.planner import Plan, plan
 
 from .llama_bench import llama_bench
 
 PREFILL_TOKENS, DECODE_TOKENS, SHORT_PROMPT = 512, 128, 8
 CONTEXT = 1024
-PEERS = ("llama-cpp-python", "llama-bench")
 
 
 @dataclass(frozen=True)
@@ -57,33 +57,54 @@ class Report:
 def speed(
     ref: str, peers: tuple[str, ...] = (), *, threads: int | None = None, repetitions: int = 5
 ) -> Report:
-    """Measure `ref` here and through each of `peers` (see PEERS). Raises what `plan` raises, EngineError."""
-    decided = plan(ref, ctx=CONTEXT, threads=threads).require_fit()
+    """Measure `ref` here and through each of `peers`, "llama-cpp-python" or "llama-bench".
+
+    Raises what `plan` raises, DoesNotFit, EngineError, RequestError for a model with too short a context.
+    """
+    decided = plan(ref, threads=threads)
+    if decided.context > CONTEXT:
+        decided = plan(ref, ctx=CONTEXT, threads=threads)
+    if decided.context < PREFILL_TOKENS + DECODE_TOKENS:
+        raise RequestError(
+            f"a context of {decided.context} is too short to measure",
+            hint=f"it takes {PREFILL_TOKENS + DECODE_TOKENS} tokens",
+        )
+    decided.require_fit()
     names = ("edge", *peers)
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    workers = {name: Worker(name, decided) for name in names if name != "llama-bench"}
-    try:
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(Worker(name, decided)) for name in names if name != "llama-bench"
+        }
         for turn in range(repetitions + 1):
             for name in names:
                 taken = llama_bench(decided) if name == "llama-bench" else workers[name].turn(turn)
                 if turn:  # the first turn warms the page cache and the allocator
                     samples[name].append(taken)
-    finally:
-        for worker in workers.values():
-            worker.close()
     speeds = tuple(summary(name, samples[name]) for name in names)
     return Report(decided, speeds, {peer.runtime: ratio(speeds[0], peer) for peer in speeds[1:]})
 
 
 class Worker:
-    """A `python -m edge.bench.work` process with the model loaded."""
+    """A `python -m edge.bench.work` process with the model loaded; a context manager."""
 
     def __init__(self, runtime: str, decided: Plan) -> None:
         command = [sys.executable, "-m", "edge.bench.work", runtime, str(decided.path)]
         command += [str(decided.threads.decode), str(decided.context)]
         self._runtime = runtime
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._read()
+        try:
+            self._read()
+        except EngineError:
+            self.__exit__()
+            raise
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._process, suppress(BrokenPipeError):  # closes both pipes, which ends it, and waits
+            pass
 
     def turn(self, number: int) -> dict[str, float]:
         """One prefill and one decode repetition, as rates."""
@@ -96,15 +117,11 @@ class Worker:
             "peak_rss_bytes": long["peak_rss_bytes"],
         }
 
-    def close(self) -> None:
-        """End the process."""
-        with self._process:  # closes both pipes, which ends it, and waits
-            pass
-
     def _order(self, prompt: int, new: int, seed: int) -> Any:
         assert self._process.stdin
-        self._process.stdin.write(f"{prompt} {new} {seed}\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it is gone; reading says so
+            self._process.stdin.write(f"{prompt} {new} {seed}\n")
+            self._process.stdin.flush()
         return self._read()
 
     def _read(self) -> Any:

@@ -78,16 +78,31 @@ def weights_bytes(header: Header, isa: Sequence[str]) -> int:
 
 
 def kv_bytes(header: Header, context: int, sequences: int = 1) -> int:
-    """f16 keys and values: cells × heads × head size, over the layers."""
-    heads = header.per_layer("{arch}.attention.head_count")
+    """f16 keys and values, cells × heads × head size, over the layers; and the f32 states of recurrent layers."""
+    heads = header.per_layer("{arch}.attention.head_count", default=0)
     kv_heads = header.per_layer("{arch}.attention.head_count_kv", default=heads[0])
     default_head = header.get("{arch}.embedding_length", int) // max(1, heads[0])
     head_size = header.get("{arch}.attention.key_length", int, default_head)
     head_size += header.get("{arch}.attention.value_length", int, default_head)
-    return sum(
+    keys_and_values = sum(
         cells * layer_heads * head_size * 2
         for cells, layer_heads in zip(layer_cells(header, context, sequences), kv_heads, strict=True)
     )
+    return keys_and_values + kv_heads.count(0) * sequences * state_elements(header) * 4
+
+
+def state_elements(header: Header) -> int:
+    """What one recurrent layer remembers of one sequence (llama.cpp src/llama-hparams.cpp, n_embd_r and n_embd_s)."""
+    width = header.get("{arch}.embedding_length", int)
+    inner, state, groups, kernel = (
+        header.get(f"{{arch}}.ssm.{name}", int, 0)
+        for name in ("inner_size", "state_size", "group_count", "conv_kernel")
+    )
+    mamba = state * inner + max(0, kernel - 1) * (inner + 2 * groups * state)
+    rwkv = width * header.get("{arch}.wkv.head_size", int, 0)
+    shift = width * header.get("{arch}.token_shift_count", int, 2 if rwkv else 0)
+    convolution = width * max(0, header.get("{arch}.shortconv.l_cache", int, 0) - 1)
+    return mamba + rwkv + shift + convolution
 
 
 def layer_cells(header: Header, context: int, sequences: int = 1) -> list[int]:
@@ -112,7 +127,7 @@ def compute_bytes(header: Header, context: int, sequences: int) -> int:
     width = header.get("{arch}.embedding_length", int)
     inner = max(header.per_layer("{arch}.feed_forward_length", default=4 * width))
     heads, cells = (
-        max(header.per_layer("{arch}.attention.head_count")),
+        max(header.per_layer("{arch}.attention.head_count", default=0)),
         layer_cells(header, context, sequences),
     )
     query = heads * header.get("{arch}.attention.key_length", int, width // max(1, heads))

@@ -70,7 +70,7 @@ def plan(
     ref: str,
     *,
     ctx: int | None = None,
-    memory: int | str | None = None,
+    memory: float | str | None = None,
     threads: int | None = None,
     sequences: int = 1,
     on: Host | None = None,
@@ -189,10 +189,10 @@ def nearest_fit(context: int, need: Need) -> str:
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 
 
-def parse_size(text: int | str) -> int:
+def parse_size(text: float | str) -> int:
     """Bytes from a number or a text such as "512MiB", "2G" or "1.5 GB". Raises RequestError for anything else."""
-    if isinstance(text, int):
-        text = str(text)
+    if isinstance(text, int | float):
+        text = f"{text:.0f}"
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?)?B?\s*", text.upper())
     if not match or not 0 < float(match[1]) < 10**18:
         raise RequestError(f"{text!r} is not a size", hint='write it like "512MiB" or "2GB"')
@@ -200,5 +200,5 @@ def parse_size(text: int | str) -> int:
 
 
 def mib(count: int) -> str:
-    """Whole MiB, rounded up: for saying what is needed."""
-    return f"{-(-count // MIB):,} MiB"
+    """Whole MiB."""
+    return f"{count / MIB:,.0f} MiB"

@@ -98,6 +98,14 @@ def test_equal_seeds_give_equal_texts_and_other_seeds_others(engine):
     assert len({sample(seed) for seed in range(5)}) == 5
 
 
+def test_the_repeat_penalty_sees_the_prompt(engine):
+    once = [chunk.token for chunk in engine.stream(engine.vocab.tokens("the king"), GREEDY)]
+    settings = Sampling(temperature=0, repeat_penalty=50.0, max_tokens=1)
+    (chunk,) = engine.stream([*engine.vocab.tokens("the king"), *once[:-1]], settings)
+    assert once[-1] in once[:-1]  # greedily it would be repeated
+    assert chunk.token != once[-1]
+
+
 def test_n_samples_come_from_one_prefill(engine):
     ids = engine.vocab.tokens("in the ")
     tally = Tally(4)
@@ -189,6 +197,7 @@ def test_n_answers_share_the_room_the_prompt_leaves(model):
         ({"max_tokens": 0}, "max-tokens is 0"),
         ({"seed": 2**32 - 1}, "seed is"),
         ({"stop": ("",)}, "empty stop text"),
+        ({"stop": "END"}, "stop is one text"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, words):

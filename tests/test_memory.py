@@ -139,3 +139,15 @@ def test_a_sliding_window_bounds_the_cells_of_its_layers(tmp_path):
 def test_the_default_models_peak_is_within_15_percent_and_not_below(default_model, context):
     (cell,) = memory([str(default_model)], [context])
     assert -0.02 < cell.error < 0.15
+
+
+def test_a_recurrent_layers_state_is_counted_for_every_sequence(tmp_path):
+    from dataclasses import replace
+
+    header = gguf_header.read(tiny_llama(tmp_path / "tiny.gguf"))
+    mamba = {"llama.attention.head_count": 0, "llama.attention.head_count_kv": 0}
+    mamba |= {"llama.ssm.inner_size": 128, "llama.ssm.state_size": 16, "llama.ssm.conv_kernel": 4}
+    recurrent = replace(header, metadata={**header.metadata, **mamba})
+    a_layer = 4 * (128 * 16 + 3 * 128)
+    assert kv_bytes(recurrent, 4096) == 2 * a_layer
+    assert kv_bytes(recurrent, 256, sequences=3) == 6 * a_layer

@@ -92,7 +92,15 @@ def test_a_budget_cannot_exceed_what_is_available(model):
 
 @pytest.mark.parametrize(
     ("text", "bytes_"),
-    [("512MiB", 512 << 20), ("2G", 2 * 10**9), ("1.5 gib", 3 << 29), ("100", 100), (7, 7), ("3 kB", 3000)],
+    [
+        ("512MiB", 512 << 20),
+        ("2G", 2 * 10**9),
+        ("1.5 gib", 3 << 29),
+        ("100", 100),
+        (7, 7),
+        (1.5e9, 1_500_000_000),
+        ("3 kB", 3000),
+    ],
 )
 def test_sizes(text, bytes_):
     assert parse_size(text) == bytes_

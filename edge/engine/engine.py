@@ -148,7 +148,11 @@ class Engine:
         for index in range(1, n):
             self._lib.llama_memory_seq_cp(self._memory, 0, index, -1, -1)
         answers = [
-            _Answer(i, open_chain(sampling, self.vocab.size, (seed + i) % SEEDS), TextStream(sampling.stop))
+            _Answer(
+                i,
+                open_chain(sampling, self.vocab.size, (seed + i) % SEEDS, prompt),
+                TextStream(sampling.stop),
+            )
             for i in range(n)
         ]
         live, rows = answers, [-1] * n  # the row of logits each live answer samples from

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ class Sampling:
     top_k           keep the k most likely tokens; 0 keeps all
     top_p           keep the smallest set whose probabilities sum to top_p; 1 keeps all
     min_p           drop tokens less likely than min_p times the likeliest; 0 drops none
-    repeat_penalty  divide the logits of the last 64 tokens by this; 1 is off
+    repeat_penalty  divide the logits of the last 64 tokens, the prompt's among them, by this; 1 is off
     seed            0 to 4,294,967,294; equal seeds give equal texts; None draws one
     max_tokens      the longest answer, in tokens; None means until the context is full
     stop            texts that end the answer; they are not part of it
@@ -49,6 +50,10 @@ class Sampling:
             within("seed", self.seed, 0, SEEDS - 1)
         if self.max_tokens is not None:
             within("max-tokens", self.max_tokens, 1, 2**31 - 1)
+        if isinstance(self.stop, str):
+            raise RequestError(
+                "stop is one text", hint="give a tuple of texts: its letters would be taken singly"
+            )
         for stop in self.stop:
             if not stop:
                 raise RequestError("an empty stop text would end every answer at once", hint="leave it out")
@@ -73,8 +78,8 @@ def written(value: float) -> str:
     return str(value) if abs(value) < 10**18 else "far out of range"
 
 
-def open_chain(sampling: Sampling, vocab_size: int, seed: int) -> Any:
-    """A native sampler chain; free it with `llama_sampler_free`.
+def open_chain(sampling: Sampling, vocab_size: int, seed: int, prompt: Sequence[int]) -> Any:
+    """A native sampler chain that has seen the prompt's end; free it with `llama_sampler_free`.
 
     The order is llama.cpp's: penalties, top-k, top-p, min-p, temperature, then the draw.
     """
@@ -88,6 +93,8 @@ def open_chain(sampling: Sampling, vocab_size: int, seed: int) -> Any:
 
     if sampling.repeat_penalty != 1:
         add(lib.llama_sampler_init_penalties(vocab_size, PENALTY_WINDOW, sampling.repeat_penalty, 0.0, 0.0))
+        for token in prompt[-PENALTY_WINDOW:]:
+            lib.llama_sampler_accept(chain, token)
     if sampling.temperature == 0:
         add(lib.llama_sampler_init_greedy())
         return chain
