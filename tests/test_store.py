@@ -161,6 +161,20 @@ def test_a_damaged_record_is_named_and_can_be_removed(mine, home, text):
     assert store.models() == ()
 
 
+def test_a_damaged_record_is_no_matter_for_another_model(mine, home, tmp_path):
+    other = tmp_path / "other.gguf"
+    other.write_bytes(gguf(1000))
+    store.pull(str(mine), name="m")
+    (home / "models" / "m" / "model.json").write_text("{")
+    assert store.resolve(str(other)).path == other
+    assert store.resolve(store.pull(str(other)).name).path == other
+    with pytest.raises(ModelNotFound):
+        store.resolve("nothing")
+    for call in (store.models, lambda: store.verify("m"), lambda: store.resolve("m")):
+        with pytest.raises(StoreError, match="damaged"):
+            call()
+
+
 def test_a_model_folder_may_be_renamed_by_hand(mine, home):
     store.pull(str(mine), name="m")
     (home / "models" / "m").rename(home / "models" / "n")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from edge.errors import HashMismatch, ModelNotFound, RequestError, StoreError
@@ -43,12 +45,8 @@ def catalogue() -> dict[str, Entry]:
 
 def models() -> tuple[Model, ...]:
     """Every model that is kept, by name. Raises StoreError when a record is damaged."""
-    folder = home.models_folder()
-    with home.disk_errors(folder):
-        folders = sorted(folder.iterdir()) if folder.is_dir() else []
-        return tuple(
-            model for path in folders if home.NAME.fullmatch(path.name) and (model := records.read(path))
-        )
+    with home.disk_errors(home.models_folder()):
+        return tuple(model for folder in folders() if (model := records.read(folder)))
 
 
 def resolve(ref: str) -> Model:
@@ -136,19 +134,33 @@ def find(ref: str) -> Model:
     raise ModelNotFound(f"{ref} is not on this disk", hint=to_pull(ref))
 
 
+def folders() -> list[Path]:
+    """The folders that models may be kept in, by name."""
+    root = home.models_folder()
+    return sorted(path for path in root.iterdir() if home.NAME.fullmatch(path.name)) if root.is_dir() else []
+
+
+def readable() -> Iterator[Model]:
+    """The kept models whose records can be read: a damaged one is no reason to fail for another model."""
+    for folder in folders():
+        with suppress(StoreError, OSError):
+            if model := records.read(folder):
+                yield model
+
+
 def kept_as(ref: str) -> Model | None:
     """The kept model of that name or reference, if there is one."""
     if home.NAME.fullmatch(ref) and (model := records.read(home.folder_of(ref))):
         return model
     wanted = str(parse(ref))
-    return next((model for model in models() if model.ref == wanted), None)
+    return next((model for model in readable() if model.ref == wanted), None)
 
 
 def leftovers(ref: str) -> Model:
     """What stands under a name without a readable record."""
     folder = home.folder_of(ref) if home.NAME.fullmatch(ref) else None
     if folder is None or not folder.is_dir():
-        raise not_found(ref, [model.name for model in models()], [])
+        raise not_found(ref, [model.name for model in readable()], [])
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Model(ref, folder, ref, "", size, "", "", (), in_place=False)
 
@@ -158,7 +170,7 @@ def local_or_missing(text: str) -> Local:
     path = Path(text).absolute()
     if path.exists():
         return Local(path)
-    raise not_found(text, [model.name for model in models()], list(catalog.entries()))
+    raise not_found(text, [model.name for model in readable()], list(catalog.entries()))
 
 
 def not_found(text: str, kept: list[str], known: list[str]) -> ModelNotFound:
