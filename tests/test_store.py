@@ -200,6 +200,20 @@ def test_a_record_cannot_lead_out_of_the_store(mine, home):
         store.resolve("m")
 
 
+@pytest.mark.parametrize("path", ["../../../elsewhere.gguf", "/elsewhere.gguf"])
+def test_nor_can_its_first_path(mine, home, path):
+    store.pull(str(mine), name="m")
+    record = home / "models" / "m" / "model.json"
+    fields = json.loads(record.read_text()) | {"in_place": False, "path": "m.gguf"}
+    fields["evidence"][0]["path"] = "m.gguf"
+    mine.rename(record.with_name("m.gguf"))
+    record.write_text(json.dumps(fields))
+    assert store.verify("m").ok
+    record.write_text(json.dumps(fields | {"path": path}))
+    with pytest.raises(StoreError, match="leaves the store"):
+        store.resolve("m")
+
+
 def test_a_split_file_is_all_of_its_parts(tmp_path):
     parts = [tmp_path / f"m-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
     for n, part in enumerate(parts):

@@ -102,7 +102,8 @@ def read(folder: Path) -> Model | None:
         fields["name"] = folder.name  # it may have been renamed by hand
         model = Model(**{**fields, "path": Path(fields["path"]), "files": files, "evidence": evidence})
         home = folder.resolve()
-        if not model.in_place and not all((home / path).resolve().is_relative_to(home) for path in files):
+        inside = ((home / path).resolve().is_relative_to(home) for path in (model.path, *files))
+        if not model.in_place and not all(inside):
             raise ValueError("a path leaves the store")
     except (FileNotFoundError, NotADirectoryError):
         return None
