@@ -332,6 +332,15 @@ def test_bombs_allocate_little(source: str) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("piece", ["~1", ",[]", "<1", ",a[:]", ",a()"])
+def test_what_takes_long_to_compile_is_refused_before(piece: str) -> None:
+    source = "{{ 1" + piece * (60_000 // len(piece)) + " }}"
+    start = time.monotonic()
+    with pytest.raises(UnsafeTemplate, match="more than 10000 tokens"):
+        render(own(source), TALK)
+    assert time.monotonic() - start < 2
+
+
 def test_long_conversations_stay_within_the_caps() -> None:
     talk = [Message("user" if index % 2 == 0 else "assistant", "word " * 800) for index in range(400)]
     quadratic = SMOL + (
