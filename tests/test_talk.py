@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 from tiny import tiny_llama
 
@@ -82,6 +85,19 @@ def test_an_answer_that_cannot_be_saved_stays_in_the_conversation(talk):
     with pytest.raises(SessionError, match="damaged"):
         ask(talk, "the king")
     assert [message.role for message in talk.turns] == ["user", "assistant"]
+
+
+def test_a_question_is_never_saved_without_its_answer(talk):
+    talk.saved = Saved("s")
+    ask(talk, "the king")
+    with closing(sqlite3.connect(sessions_file())) as db:  # the process ends before the answer is written
+        db.execute(
+            "CREATE TRIGGER cut BEFORE INSERT ON message WHEN NEW.role = 'assistant'"
+            " BEGIN SELECT RAISE(ABORT, 'cut'); END"
+        )
+    with pytest.raises(sqlite3.IntegrityError, match="cut"):
+        ask(talk, "on")
+    assert [role for role, _, _ in saved_messages("s")] == ["user", "assistant"]
 
 
 def test_save_as_names_what_was_said_so_far(talk):

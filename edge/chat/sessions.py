@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -158,18 +158,23 @@ class Sessions:
         Raises SessionError when the session was removed meanwhile.
         """
         message = SavedMessage(role, content, time.time(), tokens, finish_reason)
+        self.extend(session, [message])
+        return message
+
+    def extend(self, session: Session, messages: Iterable[SavedMessage]) -> None:
+        """Save messages all at once or, where the process ends meanwhile, none: no question without its answer.
+
+        Raises SessionError when the session was removed meanwhile.
+        """
         with self._write() as db:
-            updated = db.execute(
-                "UPDATE session SET updated = ? WHERE id = ?", (message.created, session.id)
-            ).rowcount
-            if not updated:
+            updated = db.execute("UPDATE session SET updated = ? WHERE id = ?", (time.time(), session.id))
+            if not updated.rowcount:
                 raise SessionError(f"the session {session.name!r} was removed", hint="begin a new one")
-            db.execute(
+            db.executemany(
                 "INSERT INTO message (session, role, content, created, tokens, finish_reason)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
-                (session.id, role, content, message.created, tokens, finish_reason),
+                ((session.id, *astuple(message)) for message in messages),
             )
-        return message
 
     def all(self) -> list[Session]:
         """Every session, the last used first."""

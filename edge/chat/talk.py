@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -9,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from edge.chat.loaded import LoadedModel
-from edge.chat.sessions import Conversation, Session, Sessions
+from edge.chat.sessions import Conversation, SavedMessage, Session, Sessions
 from edge.chat.template import Message
 from edge.engine import Chunk, Sampling, Tally
 from edge.home import sessions_file
@@ -89,8 +90,8 @@ class Talk:
                 self.saved = Saved(name, file.get(name))
             else:
                 session = self._begin(file, name)
-                for message in self.turns:
-                    file.append(session, message.role, message.content)
+                now = time.time()
+                file.extend(session, [SavedMessage(turn.role, turn.content, now) for turn in self.turns])
                 self.saved = Saved(name, session)
 
     def _begin(self, file: Sessions, name: str) -> Session:
@@ -105,11 +106,7 @@ class Talk:
                 session = self.saved.session or self._begin(file, self.saved.name)
                 self.saved.session = session
                 usage, reason = self.tally.usage, self.tally.finish_reasons[0] or "interrupted"
-                file.append(session, "user", question.content, tokens=usage.prompt_tokens)
-                file.append(
-                    session,
-                    "assistant",
-                    answer.content,
-                    tokens=usage.completion_tokens,
-                    finish_reason=reason,
-                )
+                now = time.time()
+                asked = SavedMessage("user", question.content, now, usage.prompt_tokens)
+                said = SavedMessage("assistant", answer.content, now, usage.completion_tokens, reason)
+                file.extend(session, [asked, said])
