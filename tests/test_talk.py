@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from tiny import tiny_llama
@@ -135,6 +136,24 @@ def test_take_up_drops_a_question_that_was_never_answered(talk):
     assert talk.opening() == [Message("system", "Be brief.")]
     ask(talk, "d")
     assert [content for _, content, _ in saved_messages("s")][-2] == "d"
+
+
+def test_take_up_goes_on_with_the_settings_it_was_begun_with(talk):
+    begun = {"temperature": 0.0, "max_tokens": 3, "stop": ("zzz",)}
+    first = Talk(talk.model, talk.ref, begun, saved=Saved("s"))
+    ask(first, "the king")
+    with Sessions(sessions_file()) as file:
+        file.create("plain", talk.ref, options={"max_tokens": 2, "of a later version": 1})
+        past = file.conversation("s")
+        plain = file.conversation("plain")
+    again = Talk(talk.model, talk.ref)
+    again.take_up(past)
+    assert again.sampling == first.sampling
+    anew = Talk(talk.model, talk.ref, {"max_tokens": 5})
+    anew.take_up(past)
+    assert anew.sampling == replace(first.sampling, max_tokens=5)
+    again.take_up(plain)  # nothing of the one before is left
+    assert again.sampling == replace(talk.model.sampling, max_tokens=2)
 
 
 def test_a_template_that_prints_nothing_gives_an_empty_prompt(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -29,12 +29,19 @@ def unnamed() -> Saved:
     return Saved(f"{datetime.now():%Y-%m-%d %H.%M.%S}")
 
 
+def settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """A session's options as `Sampling` takes them; what another version wrote there is left out."""
+    known = {each.name for each in fields(Sampling)}
+    values = {name: value for name, value in options.items() if name in known}
+    return {**values, "stop": tuple(values["stop"])} if "stop" in values else values  # JSON has no tuples
+
+
 @dataclass
 class Talk:
     """The turns so far, what answers them, and where they are kept (nowhere when `saved` is None).
 
-    `ref` finds the model again from any folder; `given` are the sampling settings that override the ones the
-    model's authors advise.
+    `ref` finds the model again from any folder. `given` are the sampling settings of the caller; they override
+    `begun`, those that a saved conversation was begun with, and these what the model's authors advise.
     """
 
     model: LoadedModel
@@ -43,6 +50,7 @@ class Talk:
     system: str = ""
     turns: list[Message] = field(default_factory=list)
     saved: Saved | None = None
+    begun: Mapping[str, Any] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
 
     def say(self, text: str) -> Generator[Chunk, None, None]:
@@ -66,7 +74,7 @@ class Talk:
     @property
     def sampling(self) -> Sampling:
         """How the answers are drawn."""
-        return replace(self.model.sampling, **self.given)
+        return replace(self.model.sampling, **{**self.begun, **self.given})
 
     def opening(self) -> list[Message]:
         """The system prompt as a message, where there is one."""
@@ -75,6 +83,7 @@ class Talk:
     def take_up(self, past: Conversation) -> None:
         """Go on with a saved conversation instead of this one."""
         self.saved, self.system = Saved(past.session.name, past.session), past.session.system
+        self.begun = settings(past.session.options)
         self.turns = [Message(message.role, message.content) for message in past.messages]
         if self.turns and self.turns[-1].role == "user":
             self.turns.pop()  # the process ended between a question and its answer
@@ -95,8 +104,8 @@ class Talk:
                 self.saved = Saved(name, session)
 
     def _begin(self, file: Sessions, name: str) -> Session:
-        options = {key: value for key, value in asdict(self.sampling).items() if value is not None}
-        return file.create(name, self.ref, system=self.system, options=options)
+        # Not the advised ones: these are the model's, and /model may bring another.
+        return file.create(name, self.ref, system=self.system, options={**self.begun, **self.given})
 
     def _keep(self, question: Message, answer: Message) -> None:
         self.turns += [question, answer]
