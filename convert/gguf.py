@@ -42,11 +42,12 @@ def write(
     *,
     level: str = "f16",
     extra: Mapping[str, Array] | None = None,
+    more: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
 ) -> Path:
     """Write the tensors of `table`, read as float32 by their source names, and `extra` as they are.
 
     `fields` are whole GGUF keys with ints, floats, bools, texts or lists of them. The file gets its name when every
-    byte of it is on the disk; the same input gives the same bytes.
+    byte of it is on the disk; the same input gives the same bytes. `more` may add keys of its own.
     """
     kind, file_type = DIRECT[level]
     draft = path.with_name(path.name + ".partial")
@@ -54,6 +55,7 @@ def write(
     try:
         for key, value in fields.items():
             add_field(writer, key, value)
+        more(writer)
         writer.add_file_type(file_type)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         for name, values in (extra or {}).items():
