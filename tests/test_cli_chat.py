@@ -56,6 +56,12 @@ def test_one_answer_goes_to_stdout_and_the_figures_to_stderr(args, chat, model):
     assert "+ 8 tokens · first after" in last
 
 
+def test_dashes_that_are_an_options_value_begin_no_prompt(chat, model):
+    assert chat("--system", "--", model, "the king")[0] == 0
+    assert chat("--system", "--", model, "--", "--")[0] == 0
+    assert "'--system' requires an argument" in chat(model, "--system")[2]
+
+
 def test_piped_text_stands_before_the_prompt(chat, model):
     both = chat(model, "--", "a\n\nb")
     assert chat(model, "b", stdin=b"\n a \n")[:2] == both[:2]

@@ -37,8 +37,19 @@ class DashesCommand(click.Command):
     """A command that knows which of its arguments stood after `--`; click itself forgets that."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta["after dashes"] = len(args) - args.index("--") - 1 if "--" in args else 0
+        cut = next(
+            (at for at, arg in enumerate(args) if arg == "--" and self.ends_well(ctx, args[:at])), None
+        )
+        ctx.meta["after dashes"] = 0 if cut is None else len(args) - cut - 1
         return super().parse_args(ctx, args)
+
+    def ends_well(self, ctx: click.Context, args: list[str]) -> bool:
+        """Whether a `--` after these is not the value that the last of them waits for (`--system --`)."""
+        try:
+            self.make_parser(ctx).parse_args(list(args))
+        except click.UsageError:
+            return False
+        return True
 
 
 def split_words(words: Sequence[str]) -> tuple[str | None, str | None]:
