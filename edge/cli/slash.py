@@ -52,7 +52,8 @@ def change_model(desk: Desk, ref: str) -> None:
     talk = desk.talk
     if ref:
         ref = here(ref)
-        plan(ref)  # what can be refused by the header is refused before anything is given up
+        # What can be refused by the header is refused before anything is given up.
+        plan(ref, ctx=desk.ctx, threads=desk.threads)
         old = talk.model
         old.close()  # together they might not fit
         try:
@@ -71,7 +72,7 @@ def change_model(desk: Desk, ref: str) -> None:
 def change_system(desk: Desk, text: str) -> None:
     """Change the system prompt, or show it."""
     desk.talk.system = text or desk.talk.system
-    click.echo(f"system prompt: {desk.talk.system or 'none'}")
+    click.echo(printable(f"system prompt: {desk.talk.system or 'none'}"))
 
 
 def save(desk: Desk, name: str) -> None:
@@ -87,11 +88,10 @@ def take_up(desk: Desk, name: str) -> None:
     with Sessions(sessions_file(), create=False) as file:
         if name:
             desk.talk.take_up(file.conversation(name))
-            click.echo(f"{name}: {counted(len(desk.talk.turns), 'message')}")
+            click.echo(printable(f"{name}: {counted(len(desk.talk.turns), 'message')}"))
         elif known := file.all():
-            click.echo(
-                table([(session.name, session.model, counted(session.turns, "turn")) for session in known])
-            )
+            rows = [(session.name, session.model, counted(session.turns, "turn")) for session in known]
+            click.echo(printable(table(rows)))
         else:
             click.echo("no saved conversations")
 

@@ -1,0 +1,39 @@
+"""The slash commands, called directly: what they refuse, print and write down."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import tiny_llama
+
+from edge.chat.loaded import load
+from edge.chat.sessions import Sessions
+from edge.chat.talk import Talk
+from edge.cli.slash import Desk, run
+from edge.errors import RequestError
+from edge.home import sessions_file
+
+SHORT = {"temperature": 0.0, "max_tokens": 4}
+STEERING = "\x1b]0;owned\x07 kind"
+
+
+@pytest.fixture
+def desk(tmp_path):
+    path = tiny_llama(tmp_path / "tiny.gguf", ctx=8192)
+    desk = Desk(Talk(load(str(path), ctx=4096), str(path), SHORT), ctx=4096)
+    yield desk
+    desk.talk.model.close()
+
+
+def test_a_context_that_cannot_be_is_refused_before_the_old_model_is_given_up(desk, tmp_path):
+    old = desk.talk.model
+    with pytest.raises(RequestError, match="4096"):
+        run(desk, f"/model {tiny_llama(tmp_path / 'short.gguf', ctx=256)}")
+    assert desk.talk.model is old
+
+
+def test_what_is_shown_cannot_steer_the_terminal(desk, capsys):
+    run(desk, f"/system {STEERING}")
+    with Sessions(sessions_file()) as file:
+        file.create("s", STEERING)
+    run(desk, "/load")
+    assert capsys.readouterr().out == "system prompt: ]0;owned kind\ns  ]0;owned kind  0 turns\n"
