@@ -1,0 +1,89 @@
+"""Reading the parts of a tokenizer.json, whose normalizers and pre-tokenizers nest in sequences.
+
+Its format is what the `tokenizers` package writes (huggingface.co/docs/tokenizers).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from edge.errors import ConversionError
+
+from .trial import Limit
+
+FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+
+
+def steps(part: object, depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    """The steps of a normalizer or pre-tokenizer, sequences unrolled."""
+    if not isinstance(part, Mapping) or depth > 8:
+        return
+    inner = part.get("normalizers") or part.get("pretokenizers")
+    if isinstance(inner, list):
+        for one in inner:
+            yield from steps(one, depth + 1)
+    else:
+        yield part
+
+
+def model_of(tokenizer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Its model. Raises ConversionError where there is none."""
+    model = tokenizer.get("model")
+    if not isinstance(model, Mapping):
+        raise ConversionError("tokenizer.json has no model", hint="download the checkpoint again")
+    return model
+
+
+def model_type(model: Mapping[str, Any]) -> str:
+    """Its type; old files leave it out, and their keys tell."""
+    said = model.get("type")
+    if said is not None:
+        return str(said)
+    if "merges" in model:
+        return "BPE"
+    return "Unigram" if isinstance(model.get("vocab"), list) else "WordPiece"
+
+
+def vocab_items(model: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """The (token, id) pairs of a model that maps one to the other. Raises ConversionError for another shape."""
+    vocab = model.get("vocab")
+    if not isinstance(vocab, Mapping):
+        raise ConversionError("tokenizer.json: the vocabulary does not map tokens to ids")
+    return list(vocab.items())
+
+
+def merges_of(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The merges in order: "a b" in older files, ["a", "b"] in newer. Raises ConversionError for other shapes."""
+    merges = []
+    for merge in model.get("merges") or ():
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(half, str) for half in pair):
+            raise ConversionError(f"tokenizer.json: {str(merge)[:60]!r} is not a merge of two tokens")
+        merges.append((pair[0], pair[1]))
+    return merges
+
+
+def general_limits(tokenizer: Mapping[str, Any], added: Sequence[Mapping[str, Any]]) -> list[Limit]:
+    """What llama.cpp does for no kind of tokenizer: Unicode normal forms, and white space beside special tokens."""
+    limits = []
+    for form in sorted({str(step.get("type")) for step in steps(tokenizer.get("normalizer"))} & set(FORMS)):
+        limits.append(_form_limit(form))
+    stripping = [str(token["content"]) for token in added if token.get("lstrip") or token.get("rstrip")]
+    if stripping:
+        limits.append(
+            Limit(
+                f"llama.cpp keeps the white space beside {stripping[0]}"
+                + (f" and {len(stripping) - 1} more" if len(stripping) > 1 else ""),
+                lambda text: any(token in text for token in stripping),
+            )
+        )
+    return limits
+
+
+def _form_limit(form: str) -> Limit:
+    return Limit(
+        f"llama.cpp does not bring text to {form}",
+        lambda text: unicodedata.normalize(form, text) != text,  # type: ignore[arg-type]
+    )
