@@ -87,6 +87,13 @@ def test_the_settings_of_a_session_hold_until_given_anew(chat, model, capsys, mo
         assert f" + {tokens} tokens" in capsys.readouterr().err
 
 
+def test_a_new_system_prompt_stays(chat, show, model):
+    assert chat(model, "--session", "s", "--system", "Be kind.", "--", "Hi")[0] == 0
+    assert chat("--continue", "--system", "Be brief.", "--", "on")[0] == 0
+    assert chat("--continue", "--", "on")[0] == 0
+    assert show("s")["system"] == "Be brief."
+
+
 def test_one_answer_is_not_saved_unless_asked(chat, model):
     assert chat(model, "--", "Hi")[0] == 0
     assert not sessions_file().exists()

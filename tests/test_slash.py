@@ -9,7 +9,7 @@ from edge.chat.loaded import load
 from edge.chat.sessions import Sessions
 from edge.chat.talk import Talk
 from edge.cli.slash import Desk, run
-from edge.errors import RequestError
+from edge.errors import RequestError, SessionError
 from edge.home import sessions_file
 
 SHORT = {"temperature": 0.0, "max_tokens": 4}
@@ -29,6 +29,19 @@ def test_a_context_that_cannot_be_is_refused_before_the_old_model_is_given_up(de
     with pytest.raises(RequestError, match="4096"):
         run(desk, f"/model {tiny_llama(tmp_path / 'short.gguf', ctx=256)}")
     assert desk.talk.model is old
+
+
+def test_a_changed_system_prompt_is_written_down(desk):
+    run(desk, "/system Be kind.")
+    list(desk.talk.say("the king"))
+    run(desk, "/save s")
+    run(desk, "/system Be brief.")
+    with Sessions(sessions_file()) as file:
+        assert file.get("s").system == "Be brief."
+        file.remove("s")
+    with pytest.raises(SessionError, match="was removed"):
+        run(desk, "/system Be kind.")
+    assert desk.talk.system == "Be kind."
 
 
 def test_what_is_shown_cannot_steer_the_terminal(desk, capsys):

@@ -167,14 +167,20 @@ class Sessions:
         Raises SessionError when the session was removed meanwhile.
         """
         with self._write() as db:
-            updated = db.execute("UPDATE session SET updated = ? WHERE id = ?", (time.time(), session.id))
-            if not updated.rowcount:
-                raise SessionError(f"the session {session.name!r} was removed", hint="begin a new one")
+            found(
+                session, db.execute("UPDATE session SET updated = ? WHERE id = ?", (time.time(), session.id))
+            )
             db.executemany(
                 "INSERT INTO message (session, role, content, created, tokens, finish_reason)"
                 " VALUES (?, ?, ?, ?, ?, ?)",
                 ((session.id, *astuple(message)) for message in messages),
             )
+
+    def instruct(self, session: Session, system: str) -> None:
+        """Change a session's system prompt; raises SessionError when it was removed meanwhile."""
+        with self._write() as db:
+            change = "UPDATE session SET system = ?, updated = ? WHERE id = ?"
+            found(session, db.execute(change, (system, time.time(), session.id)))
 
     def all(self) -> list[Session]:
         """Every session, the last used first."""
@@ -280,6 +286,12 @@ class Sessions:
             finally:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+
+
+def found(session: Session, update: sqlite3.Cursor) -> None:
+    """Raise SessionError unless the update met a session."""
+    if not update.rowcount:
+        raise SessionError(f"the session {session.name!r} was removed", hint="begin a new one")
 
 
 def checked(name: str) -> str:

@@ -80,6 +80,13 @@ class Talk:
         """The system prompt as a message, where there is one."""
         return [Message("system", self.system)] if self.system else []
 
+    def instruct(self, system: str) -> None:
+        """Change the system prompt, in the saved conversation too. Raises SessionError or StoreError."""
+        changed, self.system = system != self.system, system
+        if changed and self.saved and self.saved.session:
+            with Sessions(sessions_file()) as file:
+                file.instruct(self.saved.session, system)
+
     def take_up(self, past: Conversation) -> None:
         """Go on with a saved conversation instead of this one."""
         self.saved, self.system = Saved(past.session.name, past.session), past.session.system

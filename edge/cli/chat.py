@@ -142,7 +142,7 @@ def open_talk(
     if past:
         talk.take_up(past)
     if system is not None:
-        talk.system = system
+        talk.instruct(system)
     return talk
 
 

@@ -71,7 +71,8 @@ def change_model(desk: Desk, ref: str) -> None:
 
 def change_system(desk: Desk, text: str) -> None:
     """Change the system prompt, or show it."""
-    desk.talk.system = text or desk.talk.system
+    if text:
+        desk.talk.instruct(text)
     click.echo(printable(f"system prompt: {desk.talk.system or 'none'}"))
 
 
