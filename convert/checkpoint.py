@@ -47,7 +47,7 @@ TEXT_FILES = (
     "generation_config.json", "chat_template.jinja", "chat_template.json",
     "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json",
 )  # fmt: skip
-MAX_JSON = 32 << 20  # bytes; the index of a model of 1 TB has 9 MB
+MAX_JSON = 32 << 20  # bytes, far above any real config or index
 BLOCK = 1 << 18  # elements that are read, checked and widened at a time: they stay in the CPU's cache
 
 # The bits of the exponent (E4M3: all but the sign). An element in which all are set is NaN or infinite.
@@ -98,7 +98,10 @@ class Checkpoint:
         return self.read(name, 0, elements(tensor), widened=True).reshape(tensor.shape)
 
     def raw(self, name: str) -> Array:
-        """All of a tensor in its own dtype and shape: BF16 as uint16, F8 and BOOL as uint8. Raises as `float32`."""
+        """All of a tensor in its own dtype and shape: BF16 as uint16, F8 and BOOL as uint8.
+
+        Raises as `float32`, but takes integers too.
+        """
         tensor = self.tensor(name)
         return self.read(name, 0, elements(tensor), widened=False).reshape(tensor.shape)
 
@@ -106,7 +109,7 @@ class Checkpoint:
         """A tensor as arrays (rows, row length), as many whole rows each as `max_bytes` holds, but at least one.
 
         A row is the last dimension; a vector is one row. Values are as in `float32`, or as in `raw`. Memory is
-        one chunk and 1 MiB. Raises as `float32`.
+        one chunk and a few MiB. Raises as `float32`.
         """
         tensor = self.tensor(name)
         columns = tensor.shape[-1] if tensor.shape else 1

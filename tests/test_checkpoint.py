@@ -414,8 +414,7 @@ def test_all_minilm(monkeypatch) -> None:
         model = store.resolve("all-minilm-l6-v2")
     except EdgeError as error:
         pytest.skip(f"all-MiniLM is not pulled: {error.line}")
-    folder = model.path if model.path.is_dir() else model.path.parent
-    with checkpoint.open(folder) as opened:
+    with checkpoint.open(model.path) as opened:
         assert opened.config["model_type"] == "bert"
         assert opened.float32("embeddings.word_embeddings.weight").shape == (30522, 384)
         assert "1_Pooling/config.json" in opened.text_files
