@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,23 +13,37 @@ from typing import Any
 from edge.errors import ConversionError, RequestError
 
 from . import checkpoint as checkpoints
-from . import gguf, tokenizer
+from . import gguf, numpy_ops, proof, tokenizer
 from .checkpoint import Checkpoint
 from .families import llama
 from .families.weight import Weight
 from .quantize import Settings, levels, quantize
 
+DEFAULT = Settings()
 FAMILIES = dict.fromkeys(llama.ARCHITECTURES, llama)
 
 
 @dataclass(frozen=True)
 class Made:
-    """One file that was written: its size in bytes, and the seconds it took after the source was read."""
+    """One file that was written: its size in bytes, the seconds it took, its certificate if one was made."""
 
     path: Path
     level: str
     bytes: int
     seconds: float
+    certificate: proof.Certificate | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint that was understood: its family, its configuration, its tensors' table, its tokenizer."""
+
+    checkpoint: Checkpoint
+    family: Any
+    config: Any
+    table: Sequence[Weight]
+    words: tokenizer.Tokenizer
+    title: str
 
 
 def convert(
@@ -38,55 +52,82 @@ def convert(
     folder: Path,
     *,
     name: str | None = None,
-    settings: Settings | None = None,
+    settings: Settings = DEFAULT,
+    prove: bool = True,
 ) -> tuple[Made, ...]:
-    """Write the checkpoint in `source` as `folder/NAME-LEVEL.gguf` for every level wanted.
+    """Write the checkpoint in `source` as `folder/NAME-LEVEL.gguf` for every level wanted, certificates beside.
 
-    Raises RequestError for an unknown level, UnsafeFile for a damaged checkpoint, ConversionError for one that is
-    not known, contradicts itself, or whose tokenizer llama.cpp cannot reproduce.
+    A file gets its name after its certificate is made; `prove=False` makes none, and the file says so. Raises
+    RequestError for an unknown level, UnsafeFile for a damaged checkpoint, ConversionError for one that is not
+    known, contradicts itself, whose tokenizer llama.cpp cannot reproduce, or whose file does not compute the same.
     """
     unknown = [level for level in wanted if level not in levels()]
     if unknown:
         raise RequestError(f"{unknown[0]!r} is not a level", hint=f"there are {', '.join(levels())}")
-    with checkpoints.open(source) as original:
-        family = family_of(original.config)
-        config = family.read_config(original.config)
-        table = matched(original, family.weights(config))
-        words = tokenizer.convert(original.path, original.config, config.vocabulary)
-        title = name or source.resolve().name
-        fields: dict[str, Any] = {"general.name": title}
-        fields |= {
-            f"{family.GGUF_ARCHITECTURE}.{key}": value for key, value in family.metadata(config).items()
-        }
-        if words.chat_template:
-            fields["tokenizer.chat_template"] = words.chat_template
-
-        def write(path: Path, level: str) -> Path:
-            return gguf.write(
-                path,
-                family.GGUF_ARCHITECTURE,
-                fields,
-                table,
-                original.float32,
-                level=level,
-                extra=family.extra_tensors(config),
-                more=lambda writer: tokenizer.add_fields(writer, words.fields),
-            )
-
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".edge-", dir=folder) as scratch:
-            whole: Path | None = None
-            made = []
-            for level in wanted:
-                started = perf_counter()
-                target = folder / f"{title}-{level}.gguf"
-                if level in gguf.DIRECT:
-                    write(target, level)
-                else:
-                    whole = whole or write(Path(scratch) / "whole.gguf", lossless(original))
-                    quantize(whole, target, level, settings or Settings())
-                made.append(Made(target, level, target.stat().st_size, perf_counter() - started))
+    # Only the quantizer can bend a level; without that, the direct ones are written at once.
+    plain = settings == replace(DEFAULT, threads=settings.threads, max_buffer=settings.max_buffer)
+    folder.mkdir(parents=True, exist_ok=True)
+    made: list[Made] = []
+    with (
+        checkpoints.open(source) as original,
+        tempfile.TemporaryDirectory(prefix=".edge-", dir=folder) as scratch,
+    ):
+        understood = understand(original, name or source.resolve().name)
+        whole = Path(scratch) / "whole.gguf"
+        reference: proof.Reference | None = None
+        for level in wanted:
+            started = perf_counter()
+            target = folder / f"{understood.title}-{level}.gguf"
+            draft = Path(scratch) / target.name
+            if plain and level in gguf.DIRECT:
+                write(understood, draft, level, proven=prove)
+            else:
+                if not whole.exists():
+                    write(understood, whole, lossless(original), proven=prove)
+                quantize(whole, draft, level, settings)
+            certificate = None
+            if prove:
+                reference = reference or expected(understood, draft)
+                certificate = proof.certify(draft, level, reference, exact=plain)
+                proof.write(certificate, target)
+            draft.replace(target)
+            made.append(Made(target, level, target.stat().st_size, perf_counter() - started, certificate))
     return tuple(made)
+
+
+def understand(original: Checkpoint, title: str) -> Source:
+    """Find the family, check the tensors against the configuration, prove the tokenizer."""
+    family = family_of(original.config)
+    config = family.read_config(original.config)
+    table = matched(original, family.weights(config))
+    words = tokenizer.convert(original.path, original.config, config.vocabulary)
+    return Source(original, family, config, table, words, title)
+
+
+def write(source: Source, path: Path, level: str, *, proven: bool) -> None:
+    """One direct level of the source."""
+    prefix = source.family.GGUF_ARCHITECTURE
+    fields: dict[str, Any] = {"general.name": source.title, "edge.proof": "certificate" if proven else "none"}
+    fields |= {f"{prefix}.{key}": value for key, value in source.family.metadata(source.config).items()}
+    if source.words.chat_template:
+        fields["tokenizer.chat_template"] = source.words.chat_template
+    gguf.write(
+        path,
+        prefix,
+        fields,
+        source.table,
+        source.checkpoint.float32,
+        level=level,
+        extra=source.family.extra_tensors(source.config),
+        more=lambda writer: tokenizer.add_fields(writer, source.words.fields),
+    )
+
+
+def expected(source: Source, file: Path) -> proof.Reference:
+    """What the family's pass computes from the source's weights for the fixed text, in float32."""
+    ids = proof.text_ids(file)
+    _, logits = source.family.forward(numpy_ops, source.checkpoint.float32, source.config, ids)
+    return proof.Reference(source.checkpoint.sha256(), asdict(source.words.proof), ids, logits)
 
 
 def family_of(config: Any) -> Any:

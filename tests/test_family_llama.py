@@ -3,7 +3,6 @@
 import gguf
 import numpy as np
 import pytest
-from logits import llama_cpp_logits
 from tiny import add_tokenizer
 
 from edge import gguf_header
@@ -11,6 +10,7 @@ from edge.convert import numpy_ops
 from edge.convert.families import llama
 from edge.convert.families.weight import rope_rows
 from edge.convert.gguf import write
+from edge.convert.proof import file_logits
 from edge.errors import ConversionError
 
 BASE = {
@@ -92,7 +92,7 @@ def test_llama_cpp_computes_what_the_reference_does(tmp_path, variant):
     ids = np.random.default_rng(1).integers(3, 260, 200)
     path = convert(tmp_path, config, weights, "f32")
     _, logits = llama.forward(numpy_ops, lambda name: weights[name].astype(np.float64), config, ids)
-    assert relative(llama_cpp_logits(path, ids), logits) < 1e-3
+    assert relative(file_logits(path, ids), logits) < 1e-3
     assert gguf_header.read(path).architecture == "llama"
 
 
@@ -103,7 +103,7 @@ def test_a_lower_level_stays_near(tmp_path, level, bound):
     ids = np.arange(10, 60)
     path = convert(tmp_path, config, weights, level)
     _, logits = llama.forward(numpy_ops, weights.__getitem__, config, ids)
-    assert relative(llama_cpp_logits(path, ids), logits) < bound
+    assert relative(file_logits(path, ids), logits) < bound
 
 
 def test_the_same_input_gives_the_same_bytes_and_no_draft_is_left(tmp_path):

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from logits import llama_cpp_logits
 from tiny import tiny_llama
 
 from edge import gguf_header
+from edge.convert.proof import file_logits
 from edge.convert.quantize import LEVELS, Settings, levels, quantize
 from edge.errors import ConversionError, RequestError
 
@@ -39,7 +39,7 @@ def test_every_level_is_written_and_llama_cpp_decodes_it(source, tmp_path, level
     path = quantize(source, tmp_path / f"{level}.gguf", level, settings)
     header = gguf_header.read(path)
     assert header.quantization.lower() == level
-    assert np.isfinite(llama_cpp_logits(path, [5, 6, 7])).all()
+    assert np.isfinite(file_logits(path, [5, 6, 7])).all()
     assert path.stat().st_size <= source.stat().st_size * 1.01
 
 

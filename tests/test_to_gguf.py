@@ -1,16 +1,17 @@
 """From a real checkpoint to GGUF files that llama.cpp runs as the source computes."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from logits import llama_cpp_logits
 
 from edge import gguf_header
 from edge.convert import checkpoint, numpy_ops
 from edge.convert.families import llama
+from edge.convert.proof import file_logits
 from edge.convert.to_gguf import convert
 from edge.errors import ConversionError, RequestError
 
@@ -29,7 +30,8 @@ def made(tmp_path_factory):
 
 def test_each_level_is_a_named_file_and_nothing_else_is_left(made):
     folder = made["f32"].path.parent
-    assert {path.name for path in folder.iterdir()} == {f"war-{level}.gguf" for level in made}
+    names = {f"war-{level}.{ending}" for level in made for ending in ("gguf", "json")}
+    assert {path.name for path in folder.iterdir()} == names
     assert made["q4_k_m"].bytes < made["q8_0"].bytes < made["bf16"].bytes < made["f32"].bytes
     header = gguf_header.read(made["q4_k_m"].path)
     assert (header.architecture, header.quantization, header.layers) == ("llama", "Q4_K_M", 6)
@@ -43,7 +45,7 @@ def test_llama_cpp_computes_what_the_checkpoint_does(made):
             numpy_ops, lambda name: original.float32(name).astype(np.float64), config, ids
         )
     for level, bound in {"f32": 1e-3, "bf16": 3e-2, "q8_0": 5e-2}.items():
-        theirs = llama_cpp_logits(made[level].path, ids)
+        theirs = file_logits(made[level].path, ids)
         assert np.abs(theirs - logits).max() / np.abs(logits).max() < bound, level
         assert (theirs.argmax(1) == logits.argmax(1)).mean() > (0.99 if level == "f32" else 0.9), level
 
@@ -57,6 +59,38 @@ def test_the_file_tells_a_story(made):
         text = "".join(chunk.text for chunk in engine.stream(ids, Sampling(temperature=0, max_tokens=24)))
     assert len(text.split()) > 8
     assert text.isprintable() or "\n" in text
+
+
+def test_the_certificate_says_what_was_made_of_what_and_how_near_it_is(made):
+    certificate = json.loads(made["q4_k_m"].path.with_suffix(".json").read_text())
+    assert certificate["sha256"] == hashlib.sha256(made["q4_k_m"].path.read_bytes()).hexdigest()
+    assert (
+        certificate["source"]["config.json"]
+        == hashlib.sha256((SOURCE / "config.json").read_bytes()).hexdigest()
+    )
+    assert len(certificate["source"]) >= 6  # four shards among them
+    assert certificate["tensor_types"]["blk.0.attn_norm.weight"] == "F32"
+    assert certificate["tokenizer"]["probes"] > 50
+    divergence = {level: one.certificate.comparison.kl_divergence for level, one in made.items()}
+    assert divergence["f32"] <= divergence["bf16"] < divergence["q8_0"] < divergence["q4_k_m"] < 0.1
+    assert made["f32"].certificate.comparison.top1_agreement > 0.98
+
+
+def test_without_proof_the_file_says_so(tmp_path):
+    (one,) = convert(SOURCE, ["q8_0"], tmp_path, prove=False)
+    assert one.certificate is None
+    assert gguf_header.read(one.path).metadata["edge.proof"] == "none"
+    assert [path.name for path in tmp_path.iterdir()] == ["llama2-arch-20m-q8_0.gguf"]
+
+
+def test_a_file_that_computes_something_else_is_refused_and_not_kept(tmp_path, monkeypatch):
+    from edge.convert.families import weight
+
+    wrong = weight.Layout(lambda x: x, lambda x: x)  # what a converter does that forgets the rope rows
+    monkeypatch.setattr(llama, "rope_rows", lambda heads: wrong)
+    with pytest.raises(ConversionError, match="does not compute what its source does"):
+        convert(SOURCE, ["f16"], tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
