@@ -181,7 +181,7 @@ def model_logits(lib: Any, model: Any, ids: Array) -> Array:
             raise ConversionError(f"llama.cpp does not decode it: {why('it gives no reason')}")
         size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
         rows = ctypes.cast(lib.llama_get_logits(context), ctypes.POINTER(ctypes.c_float))
-        return np.ctypeslib.as_array(rows, shape=(len(ids), size)).copy()
+        return np.array(np.ctypeslib.as_array(rows, shape=(len(ids), size)))
     finally:
         lib.llama_batch_free(batch)
         lib.llama_free(context)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -66,19 +67,18 @@ def convert(
         raise RequestError(f"{unknown[0]!r} is not a level", hint=f"there are {', '.join(levels())}")
     # Only the quantizer can bend a level; without that, the direct ones are written at once.
     plain = settings == replace(DEFAULT, threads=settings.threads, max_buffer=settings.max_buffer)
-    folder.mkdir(parents=True, exist_ok=True)
     made: list[Made] = []
-    with (
-        checkpoints.open(source) as original,
-        tempfile.TemporaryDirectory(prefix=".edge-", dir=folder) as scratch,
-    ):
+    with ExitStack() as stack:
+        original = stack.enter_context(checkpoints.open(source))
         understood = understand(original, name or source.resolve().name)
-        whole = Path(scratch) / "whole.gguf"
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".edge-", dir=folder)))
+        whole = scratch / "whole.gguf"
         reference: proof.Reference | None = None
         for level in wanted:
             started = perf_counter()
             target = folder / f"{understood.title}-{level}.gguf"
-            draft = Path(scratch) / target.name
+            draft = scratch / target.name
             if plain and level in gguf.DIRECT:
                 write(understood, draft, level, proven=prove)
             else:
@@ -139,7 +139,7 @@ def family_of(config: Any) -> Any:
             "config.json names no architecture", hint="it is needed to know what the tensors mean"
         )
     if architecture not in FAMILIES:
-        near = difflib.get_close_matches(architecture, FAMILIES, n=1, cutoff=0.3)
+        near = difflib.get_close_matches(architecture, FAMILIES, n=1, cutoff=0.7)
         nearest = f"the nearest known one is {near[0]}; " if near else ""
         raise ConversionError(
             f"{architecture} is not an architecture that is known here",

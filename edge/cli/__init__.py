@@ -27,6 +27,7 @@ VERBS = {
     "show": "Show what a model file says of itself.",
     "verify": "Check kept files against their hashes.",
     "rm": "Remove a model.",
+    "convert": "Make GGUF files of a checkpoint, proven.",
     "sessions": "List, show, export or remove saved conversations.",
     "bench": "Measure speed and memory.",
 }
