@@ -20,7 +20,6 @@ def test_levels_certificates_and_the_closing_table(tmp_path, capsys):
     )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("LEVEL")
-    assert lines[0].endswith("TOP-1  FILE")
     assert [line.split()[0] for line in lines[1:]] == ["f16", "q4_k_m"]
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {f"war-{level}.{ending}" for level in ("f16", "q4_k_m") for ending in ("gguf", "json")}
