@@ -16,7 +16,7 @@ from edge.errors import ConversionError
 
 from . import cases, files, probes, reference, sentencepiece, wordpiece
 from .trial import Difference, add_fields, choose
-from .vocabulary import CONTROL, NORMAL, USER_DEFINED, Vocabulary
+from .vocabulary import CONTROL, NORMAL, USER_DEFINED
 
 __all__ = ["Difference", "Proof", "Tokenizer", "add_fields", "convert"]
 
@@ -61,7 +61,7 @@ def convert(folder: Path, config: Mapping[str, Any], vocab_rows: int) -> Tokeniz
     else:
         assert found.sentencepiece is not None  # _original saw to it
         case = cases.from_model(source, found.sentencepiece)
-    texts = _texts(case.vocabulary, original)
+    texts = _texts(case, original)
     outcome = choose(case.candidates, original, texts, case.limits)
     limits: dict[str, int] = {}
     for difference in outcome.differences:
@@ -96,8 +96,8 @@ def _original(found: files.Files) -> tuple[files.Files, reference.Reference, lis
                 raise
             notes = [f"{error}; the SentencePiece file is followed"]
             followed = tuple(name for name in found.followed if name != "tokenizer.json")
-            found = replace(found, tokenizer_json=None, followed=followed)
-            return found, _of_model(found.sentencepiece, found.settings), notes
+            original = _of_model(found.sentencepiece, found.settings)
+            return replace(found, tokenizer_json=None, followed=followed), original, notes
     if found.sentencepiece is not None:
         return found, _of_model(found.sentencepiece, found.settings), []
     if found.vocab_txt is not None:
@@ -122,10 +122,11 @@ def _of_model(model: sentencepiece.Model, settings: Mapping[str, Any]) -> refere
     )
 
 
-def _texts(vocabulary: Vocabulary, original: reference.Reference) -> tuple[str, ...]:
+def _texts(case: cases.Case, original: reference.Reference) -> tuple[str, ...]:
     """The probes for this vocabulary: the hard ones, its own words, its special tokens (the first 12)."""
-    typed = list(zip(vocabulary.tokens, vocabulary.types, strict=True))
-    words = [token for token, kind in typed if kind == NORMAL]
+    typed = list(zip(case.vocabulary.tokens, case.vocabulary.types, strict=True))
+    spelt = (case.spell(token) for token, kind in typed if kind == NORMAL)
+    words = [word for word in spelt if word.strip() and "\0" not in word]  # llama.cpp's texts end at a NUL
     marked = [token for token, kind in typed if kind in (CONTROL, USER_DEFINED)][:12]
     own = probes.from_vocabulary(words)
     return (*probes.HARD, *own, *(probes.around(marked) if original.parses_special else ()))

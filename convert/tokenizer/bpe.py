@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .parts import steps
-from .trial import Candidate, Fields
+from .trial import Candidate, Difference, Fields, Limit
 
 # One name of each behaviour that llama.cpp has for byte-level BPE (llama-vocab.cpp, `tokenizer_pre`), with what
 # its original's pre-tokenizer holds. Names that behave alike differ only in how a whole answer is tidied.
@@ -46,6 +47,10 @@ SIGNS: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
+# llama.cpp writes their regex with A-Z and a-z for the classes of upper and lower case, and without marks.
+ASCII_CASE = ("tekken", "gpt-4o", "granite-embed-multi-97m", "youtu", "tiny_aya")
+
+
 def is_byte_level(tokenizer: Mapping[str, Any]) -> bool:
     """Whether every byte is a letter of its own before the merges."""
     return any(
@@ -64,7 +69,38 @@ def candidates(tokenizer: Mapping[str, Any], fields: Fields) -> list[Candidate]:
         return there == len(signs), there if there == len(signs) else there / len(signs)
 
     ordered = sorted(SIGNS, key=lambda entry: likelihood(entry[1]), reverse=True)
-    return [Candidate(name, {**fields, "tokenizer.ggml.pre": name}) for name, _ in ordered]
+    return [
+        Candidate(name, {**fields, "tokenizer.ggml.pre": name}, (_CASE,) if name in ASCII_CASE else ())
+        for name, _ in ordered
+    ]
+
+
+def spell(token: str) -> str:
+    """The text that a token of byte letters stands for, empty where it is no whole characters."""
+    try:
+        return bytes(_LETTERS[letter] for letter in token).decode("utf-8")
+    except (KeyError, UnicodeDecodeError):
+        return ""
+
+
+def _byte_letters() -> dict[str, int]:
+    """GPT-2's letter for each byte: a printable one stands for itself, the others follow U+0100."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(256, 512))
+    return {chr(byte if byte in printable else next(others)): byte for byte in range(256)}
+
+
+_LETTERS = _byte_letters()
+
+
+def _cased_or_mark(difference: Difference) -> bool:
+    return any(
+        not letter.isascii() and (letter.lower() != letter.upper() or unicodedata.category(letter)[0] == "M")
+        for letter in difference.text
+    )
+
+
+_CASE = Limit("llama.cpp tells upper from lower case in ASCII only, and splits before marks", _cased_or_mark)
 
 
 def _signature(tokenizer: Mapping[str, Any]) -> Iterator[str]:

@@ -63,28 +63,38 @@ def candidates(
     ]
 
 
-def space_before(tokenizer: Mapping[str, Any]) -> tuple[bool, bool]:
-    """Whether a space is put before the text, and whether only there and not after special tokens."""
+def space_before(tokenizer: Mapping[str, Any]) -> str:
+    """Where a space is put before text.
+
+    "never", or "prepend": before the text and after special tokens, as llama.cpp does; "always": the same, but
+    not before a space; "first": the latter, and not after special tokens.
+    """
     for part in ("normalizer", "pre_tokenizer"):
         for step in steps(tokenizer.get(part)):
             if step.get("type") == "Prepend":
-                return True, False
+                return "prepend"
             if step.get("type") == "Metaspace":
-                scheme = step.get(
-                    "prepend_scheme", "always" if step.get("add_prefix_space", True) else "never"
-                )
-                return scheme != "never", scheme == "first"
-    return False, False
+                older = "always" if step.get("add_prefix_space", True) else "never"
+                return str(step.get("prepend_scheme", older))
+    return "never"
 
 
-def limits(first_only: bool, added: Sequence[Mapping[str, Any]]) -> list[Limit]:
-    """llama.cpp puts the space after special tokens too."""
-    if not first_only:
-        return []
+def limits(scheme: str, added: Sequence[Mapping[str, Any]]) -> list[Limit]:
+    """Where llama.cpp puts a space before text and the original none."""
     contents = [str(token["content"]) for token in added]
-    return [
-        Limit(
-            "llama.cpp puts a space before text after a special token too",
-            lambda text: any(content in text for content in contents),
+    found = []
+    if scheme in ("always", "first"):
+        found.append(
+            Limit(
+                "llama.cpp puts a space before text that begins with one too",
+                lambda difference: difference.text.startswith((" ", SPACE)),
+            )
         )
-    ]
+    if scheme == "first":
+        found.append(
+            Limit(
+                "llama.cpp puts a space before text after a special token too",
+                lambda difference: any(content in difference.text for content in contents),
+            )
+        )
+    return found

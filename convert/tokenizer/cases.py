@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +15,20 @@ from .trial import Candidate, Limit
 from .vocabulary import Vocabulary, assemble, check_distinct
 
 
+def _spaced(token: str) -> str:
+    return token.replace("▁", " ")
+
+
 @dataclass(frozen=True)
 class Case:
-    """`notes` say what the files disagree on."""
+    """`notes` say what the files disagree on; `spell` gives the text that a token stands for."""
 
     kind: str
     candidates: Sequence[Candidate]
     limits: Sequence[Limit]
     vocabulary: Vocabulary
     notes: tuple[str, ...] = ()
+    spell: Callable[[str], str] = _spaced
 
 
 @dataclass(frozen=True)
@@ -125,10 +130,15 @@ def _unigram(source: Source, tokenizer: Mapping[str, Any], model: Mapping[str, A
     vocabulary = base.padded(source.rows)
     fields = source.common("t5", vocabulary, vocabulary.tokens, {"unk": unknown})
     fields["tokenizer.ggml.scores"] = unigram.padded(scores, len(vocabulary.tokens))
-    prefix, first_only = bytefallback.space_before(tokenizer)
+    scheme = bytefallback.space_before(tokenizer)
     remove = unigram.merges_spaces(tokenizer)
-    ways = unigram.candidates(fields, unigram.charsmap_of(tokenizer), prefix=prefix, remove=remove)
-    limits = [*bytefallback.limits(first_only, _added(source)), *_general_limits(source, tokenizer)]
+    charsmap = unigram.charsmap_of(tokenizer)
+    ways = unigram.candidates(fields, charsmap, prefix=scheme != "never", remove=remove)
+    limits = [
+        *bytefallback.limits(scheme, _added(source)),
+        *unigram.limits(charsmap),
+        *_general_limits(source, tokenizer),
+    ]
     return Case("Unigram", ways, limits, base)
 
 
@@ -138,7 +148,7 @@ def _byte_level(source: Source, tokenizer: Mapping[str, Any], model: Mapping[str
     fields = source.common("gpt2", vocabulary, vocabulary.tokens, {})
     fields["tokenizer.ggml.merges"] = [" ".join(merge) for merge in parts.merges_of(model)]
     limits = _general_limits(source, tokenizer)
-    return Case("byte-level BPE", bpe.candidates(tokenizer, fields), limits, base)
+    return Case("byte-level BPE", bpe.candidates(tokenizer, fields), limits, base, spell=bpe.spell)
 
 
 def _byte_fallback(source: Source, tokenizer: Mapping[str, Any], model: Mapping[str, Any]) -> Case:
@@ -146,7 +156,7 @@ def _byte_fallback(source: Source, tokenizer: Mapping[str, Any], model: Mapping[
     base = source.assemble(pairs, model.get("unk_token"), bytefallback.byte_kinds(pairs))
     vocabulary = base.padded(source.rows)
     fields = source.common("llama", vocabulary, bytefallback.tokens(vocabulary), {})
-    prefix, first_only = bytefallback.space_before(tokenizer)
+    scheme = bytefallback.space_before(tokenizer)
     scores = [("tokenizer.json", bytefallback.merge_scores(vocabulary, parts.merges_of(model)))]
     notes = []
     if lone := source.files.sentencepiece:
@@ -154,8 +164,8 @@ def _byte_fallback(source: Source, tokenizer: Mapping[str, Any], model: Mapping[
         if lone.pieces == base.tokens[: len(lone.pieces)]:
             rest = len(vocabulary.tokens) - len(lone.pieces)
             scores.insert(0, ("tokenizer.model", [*lone.scores, *[scores[0][1][-1]] * rest]))
-    limits = [*bytefallback.limits(first_only, _added(source)), *_general_limits(source, tokenizer)]
-    ways = bytefallback.candidates(fields, scores, prefix=prefix)
+    limits = [*bytefallback.limits(scheme, _added(source)), *_general_limits(source, tokenizer)]
+    ways = bytefallback.candidates(fields, scores, prefix=scheme != "never")
     return Case("byte-fallback BPE", ways, limits, base, tuple(notes))
 
 

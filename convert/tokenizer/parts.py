@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from edge.errors import ConversionError
 
 from .trial import Limit
 
-FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
+FORMS: tuple[Form, ...] = ("NFC", "NFD", "NFKC", "NFKD")
 
 
 def steps(part: object, depth: int = 0) -> Iterator[Mapping[str, Any]]:
@@ -58,32 +59,34 @@ def merges_of(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The merges in order: "a b" in older files, ["a", "b"] in newer. Raises ConversionError for other shapes."""
     merges = []
     for merge in model.get("merges") or ():
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(half, str) for half in pair):
-            raise ConversionError(f"tokenizer.json: {str(merge)[:60]!r} is not a merge of two tokens")
-        merges.append((pair[0], pair[1]))
+        try:
+            left, right = merge.split(" ") if isinstance(merge, str) else merge
+        except (TypeError, ValueError) as error:
+            raise ConversionError(
+                f"tokenizer.json: {str(merge)[:60]!r} is not a merge of two tokens"
+            ) from error
+        merges.append((str(left), str(right)))
     return merges
 
 
 def general_limits(tokenizer: Mapping[str, Any], added: Sequence[Mapping[str, Any]]) -> list[Limit]:
     """What llama.cpp does for no kind of tokenizer: Unicode normal forms, and white space beside special tokens."""
-    limits = []
-    for form in sorted({str(step.get("type")) for step in steps(tokenizer.get("normalizer"))} & set(FORMS)):
-        limits.append(_form_limit(form))
+    named = {step.get("type") for step in steps(tokenizer.get("normalizer"))}
+    limits = [_form_limit(form) for form in FORMS if form in named]
     stripping = [str(token["content"]) for token in added if token.get("lstrip") or token.get("rstrip")]
     if stripping:
         limits.append(
             Limit(
                 f"llama.cpp keeps the white space beside {stripping[0]}"
                 + (f" and {len(stripping) - 1} more" if len(stripping) > 1 else ""),
-                lambda text: any(token in text for token in stripping),
+                lambda difference: any(token in difference.text for token in stripping),
             )
         )
     return limits
 
 
-def _form_limit(form: str) -> Limit:
+def _form_limit(form: Form) -> Limit:
     return Limit(
         f"llama.cpp does not bring text to {form}",
-        lambda text: unicodedata.normalize(form, text) != text,  # type: ignore[arg-type]
+        lambda difference: unicodedata.normalize(form, difference.text) != difference.text,
     )

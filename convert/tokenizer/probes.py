@@ -101,5 +101,5 @@ def from_vocabulary(words: list[str]) -> tuple[str, ...]:
     They tell a tokenizer that takes a whole word as a token from one that merges it.
     """
     step = max(1, len(words) // 384)
-    chosen = words[::step]
-    return tuple(" ".join(chosen[first : first + 16]) for first in range(0, min(len(chosen), 384), 16))
+    chosen = [word if word.startswith(" ") else f" {word}" for word in words[::step]]
+    return tuple("".join(chosen[first : first + 16]) for first in range(0, min(len(chosen), 384), 16))

@@ -37,10 +37,13 @@ def from_json(text: str) -> Reference:
     tokenizer.no_truncation()  # saved checkpoints carry the one they were trained with
     tokenizer.no_padding()
 
-    def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text).ids)
+    def encode(text: str, special: bool = True) -> list[int]:
+        try:
+            return list(tokenizer.encode(text, add_special_tokens=special).ids)
+        except Exception as error:
+            raise ConversionError(f"the tokenizers package cannot encode {text[:40]!r}: {error}") from error
 
-    before, after = _around(encode("a"), list(tokenizer.encode("a", add_special_tokens=False).ids))
+    before, after = _around(encode("a"), encode("a", special=False))
     return Reference(encode, before, after, parses_special=True)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,11 @@ from edge.engine.binding import listen, llama, why
 from edge.engine.vocab import Vocab
 from edge.errors import ConversionError
 
+from .header import pack
 from .reference import Reference
+from .vocabulary import CONTROL
 
 Fields = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One way to write the tokenizer."""
-
-    name: str
-    fields: Fields
 
 
 @dataclass(frozen=True)
@@ -31,7 +26,16 @@ class Limit:
     """Texts that llama.cpp's tokenizer of this kind cannot split as the original does, whatever the fields say."""
 
     reason: str
-    covers: Callable[[str], bool]
+    covers: Callable[[Difference], bool]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to write the tokenizer, and the limits of llama.cpp that this way has of its own."""
+
+    name: str
+    fields: Fields
+    limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Outcome:
     candidate: Candidate
     tried: tuple[str, ...]
     probes: int
-    differences: tuple[Difference, ...] = field(default=())
+    differences: tuple[Difference, ...]
 
 
 def choose(
@@ -69,19 +73,22 @@ def choose(
     for number, candidate in enumerate(candidates, 1):
         differences: list[Difference] = []
         passed = 0
-        results = ids_of(candidate.fields, probes, parse_special=original.parses_special)
-        for text, ids, got in zip(probes, expected, results, strict=False):
-            if ids == got:
-                passed += 1
-                continue
-            reason = next((limit.reason for limit in limits if limit.covers(text)), "")
-            differences.append(Difference(text, tuple(ids), tuple(got), reason))
-            if not reason:
-                failures.append((passed, candidate, differences[-1]))
-                break
-        else:
-            tried = tuple(one.name for one in candidates[:number])
-            return Outcome(candidate, tried, len(probes), tuple(differences))
+        with loaded(candidate.fields) as vocab:
+            bounds = [*limits, *candidate.limits, *_renamed(candidate.fields, vocab)]
+            for text, ids in zip(probes, expected, strict=True):
+                got = vocab.tokens(text, add_special=True, parse_special=original.parses_special)
+                if ids == got:
+                    passed += 1
+                    continue
+                difference = Difference(text, tuple(ids), tuple(got))
+                reason = next((limit.reason for limit in bounds if limit.covers(difference)), "")
+                differences.append(replace(difference, reason=reason))
+                if not reason:
+                    failures.append((passed, candidate, difference))
+                    break
+            else:
+                tried = tuple(one.name for one in candidates[:number])
+                return Outcome(candidate, tried, len(probes), tuple(differences))
     passed, nearest, difference = max(failures, key=lambda failure: failure[0])
     raise ConversionError(
         f"llama.cpp cannot reproduce this tokenizer: none of {len(candidates)} ways to write it passed; "
@@ -90,14 +97,38 @@ def choose(
     )
 
 
-def ids_of(fields: Fields, texts: Sequence[str], *, parse_special: bool) -> Iterator[list[int]]:
-    """llama.cpp's ids for each text, special tokens added. Raises ConversionError where it refuses the fields."""
+@contextmanager
+def loaded(fields: Fields) -> Iterator[Vocab]:
+    """The vocabulary as llama.cpp loads it. Raises ConversionError where it refuses the fields."""
+    lib = llama()
+    parameters = lib.llama_model_default_params()
+    parameters.vocab_only = True
     with tempfile.TemporaryDirectory(prefix="edge-tokenizer-") as folder:
         path = Path(folder) / "vocab.gguf"
-        _write(path, fields)
-        with _loaded(path) as vocab:
-            for text in texts:
-                yield vocab.tokens(text, add_special=True, parse_special=parse_special)
+        path.write_bytes(pack({"general.architecture": "llama", **fields}))
+        listen()
+        model = lib.llama_model_load_from_file(str(path).encode(), parameters)
+    if not model:
+        raise ConversionError(f"llama.cpp refuses this vocabulary: {why('it does not say why')}")
+    try:
+        yield Vocab(model)
+    finally:
+        lib.llama_model_free(model)
+
+
+def _renamed(fields: Fields, vocab: Vocab) -> list[Limit]:
+    """Ordinary tokens that llama.cpp makes control tokens by their names, whatever type the file gives them."""
+    tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
+    controls = vocab.control_texts()
+    return [
+        Limit(f"llama.cpp takes {token!r} for a control token", partial(_holds, token))
+        for token, kind in zip(tokens, types, strict=True)
+        if kind != CONTROL and token in controls
+    ]
+
+
+def _holds(token: str, difference: Difference) -> bool:
+    return token in difference.text
 
 
 def add_fields(writer: Any, fields: Fields) -> None:
@@ -111,33 +142,6 @@ def add_fields(writer: Any, fields: Fields) -> None:
             writer.add_string(key, value)
         else:  # a list of str, int or float, or bytes
             writer.add_array(key, value)
-
-
-def _write(path: Path, fields: Fields) -> None:
-    from gguf import GGUFWriter
-
-    writer = GGUFWriter(path, "llama")
-    try:
-        add_fields(writer, fields)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-    finally:
-        writer.close()
-
-
-@contextmanager
-def _loaded(path: Path) -> Iterator[Vocab]:
-    lib = llama()
-    listen()
-    parameters = lib.llama_model_default_params()
-    parameters.vocab_only = True
-    model = lib.llama_model_load_from_file(str(path).encode(), parameters)
-    if not model:
-        raise ConversionError(f"llama.cpp refuses this vocabulary: {why('it does not say why')}")
-    try:
-        yield Vocab(model)
-    finally:
-        lib.llama_model_free(model)
 
 
 def _short(text: str) -> str:

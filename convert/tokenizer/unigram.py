@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge.errors import ConversionError
 
 from .parts import steps
-from .trial import Candidate, Fields
+from .trial import Candidate, Difference, Fields, Limit
 
 PADDING_SCORE = -1e6  # llama.cpp weighs unused tokens too
 
@@ -67,6 +68,26 @@ def merges_spaces(tokenizer: Mapping[str, Any]) -> bool:
             ):
                 return True
     return False
+
+
+def limits(charsmap: bytes) -> list[Limit]:
+    """Where llama.cpp follows SentencePiece and the tokenizers package does not."""
+    found = [
+        Limit("llama.cpp settles a tie in score otherwise: the same tokens in another order", _tie),
+        Limit("llama.cpp takes U+0085 for no white space", lambda difference: "\x85" in difference.text),
+    ]
+    if charsmap:
+        found.append(
+            Limit(
+                "llama.cpp replaces the longest run of characters, the original each grapheme with its marks",
+                lambda difference: any(unicodedata.category(letter)[0] == "M" for letter in difference.text),
+            )
+        )
+    return found
+
+
+def _tie(difference: Difference) -> bool:
+    return sorted(difference.expected) == sorted(difference.got)
 
 
 def padded(scores: Sequence[float], size: int) -> list[float]:

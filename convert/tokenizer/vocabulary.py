@@ -58,15 +58,15 @@ def assemble(
             raise ConversionError(f"tokens {by_id[index]!r} and {token!r} both have id {index}")
         by_id[index] = token
     types = {index: (kinds or {}).get(index, NORMAL) for index in by_id}
-    for index, token in added.items():
-        text = str(token["content"])
+    for index, entry in added.items():
+        text = str(entry["content"])
         if index >= rows and text in ROWLESS:
             continue
         if by_id.setdefault(index, text) != text:
             raise ConversionError(
                 f"id {index} is {by_id[index]!r} in the vocabulary and {text!r} among the added"
             )
-        types[index] = CONTROL if token.get("special") else USER_DEFINED
+        types[index] = CONTROL if entry.get("special") else USER_DEFINED
     if len(by_id) > rows:
         raise ConversionError(
             f"the vocabulary has {len(by_id)} tokens and the embedding {rows} rows",

@@ -13,6 +13,7 @@ from .trial import Candidate, Fields, Limit
 from .vocabulary import NORMAL, Vocabulary
 
 SPACE = "▁"
+CONTROL_SPACES = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"  # BERT drops them as control characters
 
 
 def from_vocab_txt(
@@ -99,17 +100,28 @@ def limits(tokenizer: Mapping[str, Any]) -> list[Limit]:
     found = [
         Limit(
             f"llama.cpp splits words of more than {longest} characters, which are one unknown token",
-            lambda text: any(len(word) > longest for word in text.split()),
-        )
+            lambda difference: any(len(word) > longest for word in difference.text.split()),
+        ),
+        Limit(
+            "llama.cpp splits words at control characters that are white space, such as U+0085",
+            lambda difference: any(letter in CONTROL_SPACES for letter in difference.text),
+        ),
     ]
     if _case(tokenizer)[1]:
         found.append(
             Limit(
-                "llama.cpp strips spacing and enclosing marks too where accents are stripped",
-                lambda text: any(unicodedata.category(letter) in ("Mc", "Me") for letter in text),
+                "llama.cpp strips more than accents, and takes Hangul apart otherwise",
+                lambda difference: any(map(_decomposed_otherwise, difference.text)),
             )
         )
     return found
+
+
+def _decomposed_otherwise(letter: str) -> bool:
+    """Whether it is a spacing or enclosing mark, which BERT keeps, or several letters when taken apart."""
+    if unicodedata.category(letter) in ("Mc", "Me"):
+        return True
+    return sum(not unicodedata.combining(part) for part in unicodedata.normalize("NFD", letter)) > 1
 
 
 def _case(tokenizer: Mapping[str, Any]) -> tuple[bool, bool]:
