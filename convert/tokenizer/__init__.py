@@ -92,7 +92,7 @@ def _original(found: files.Files) -> tuple[files.Files, reference.Reference, lis
         try:
             return found, reference.from_json(found.tokenizer_text), []
         except ConversionError as error:
-            if found.sentencepiece is None:
+            if found.sentencepiece is None or error.hint == reference.INSTALL:
                 raise
             notes = [f"{error}; the SentencePiece file is followed"]
             followed = tuple(name for name in found.followed if name != "tokenizer.json")
