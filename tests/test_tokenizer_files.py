@@ -106,6 +106,13 @@ def test_what_is_no_tokenizer_json(tmp_path, text):
     refused(written(tmp_path, text), "tokenizer.json")
 
 
+@pytest.mark.parametrize(
+    "tokens", [1.5, {"a": 1}, [{"id": True, "content": "a"}], [{"id": 1}], [added(1, "a"), added(1, "b")]]
+)
+def test_added_tokens_of_another_shape(tmp_path, tokens):
+    refused(written(tmp_path, base() | {"added_tokens": tokens}), "added")
+
+
 def test_a_tokenizer_json_that_is_no_text(tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(b"\xff\xfe\x00")
     refused(tmp_path, "not UTF-8 text at byte 0")

@@ -125,6 +125,8 @@ def _added(
     """The added tokens by id: tokenizer.json's list, or the places that came before it."""
     if tokenizer_json is not None:
         listed = tokenizer_json.get("added_tokens") or []
+        if not isinstance(listed, list):
+            raise ConversionError("tokenizer.json: added_tokens is not a list")
         return [(token.get("id"), token) for token in listed if isinstance(token, Mapping)]
     if isinstance(decoder := settings.get("added_tokens_decoder"), Mapping):
         return [(int(key) if str(key).isdecimal() else None, token) for key, token in decoder.items()]

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +73,16 @@ def choose(
         differences: list[Difference] = []
         passed = 0
         with loaded(candidate.fields) as vocab:
-            bounds = [*limits, *candidate.limits, *_renamed(candidate.fields, vocab)]
             for text, ids in zip(probes, expected, strict=True):
                 got = vocab.tokens(text, add_special=True, parse_special=original.parses_special)
                 if ids == got:
                     passed += 1
                     continue
                 difference = Difference(text, tuple(ids), tuple(got))
-                reason = next((limit.reason for limit in bounds if limit.covers(difference)), "")
+                covering = (limit for limit in (*limits, *candidate.limits) if limit.covers(difference))
+                reason = next((limit.reason for limit in covering), "") or _renamed(
+                    difference, candidate.fields, vocab
+                )
                 differences.append(replace(difference, reason=reason))
                 if not reason:
                     failures.append((passed, candidate, difference))
@@ -116,19 +117,13 @@ def loaded(fields: Fields) -> Iterator[Vocab]:
         lib.llama_model_free(model)
 
 
-def _renamed(fields: Fields, vocab: Vocab) -> list[Limit]:
-    """Ordinary tokens that llama.cpp makes control tokens by their names, whatever type the file gives them."""
+def _renamed(difference: Difference, fields: Fields, vocab: Vocab) -> str:
+    """Whether an ordinary token is to blame that llama.cpp makes a control token for its name alone."""
     tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
-    controls = vocab.control_texts()
-    return [
-        Limit(f"llama.cpp takes {token!r} for a control token", partial(_holds, token))
-        for token, kind in zip(tokens, types, strict=True)
-        if kind != CONTROL and token in controls
-    ]
-
-
-def _holds(token: str, difference: Difference) -> bool:
-    return token in difference.text
+    for token in set(difference.got) - set(difference.expected):
+        if types[token] != CONTROL and vocab.has(tokens[token]):
+            return f"llama.cpp takes {tokens[token]!r} for a control token"
+    return ""
 
 
 def add_fields(writer: Any, fields: Fields) -> None:
