@@ -47,11 +47,11 @@ class Speed:
 
 @dataclass(frozen=True)
 class Report:
-    """All runtimes' figures for one file, and ours over each peer's (above 1: we are faster)."""
+    """All runtimes' figures for one file, and ours over each peer's, turn by turn (above 1: ours is better)."""
 
     plan: Plan
     speeds: tuple[Speed, ...]
-    ratios: dict[str, dict[str, float]]
+    ratios: dict[str, dict[str, Spread]]
 
 
 def speed(
@@ -82,7 +82,7 @@ def speed(
                 if turn:  # the first turn warms the page cache and the allocator
                     samples[name].append(taken)
     speeds = tuple(summary(name, samples[name]) for name in names)
-    return Report(decided, speeds, {peer.runtime: ratio(speeds[0], peer) for peer in speeds[1:]})
+    return Report(decided, speeds, {peer: ratios(samples["edge"], samples[peer]) for peer in peers})
 
 
 class Worker:
@@ -155,14 +155,24 @@ def spread_of(values: Sequence[float]) -> Spread:
     return Spread(median(values), min(values), max(values))
 
 
-def ratio(ours: Speed, peer: Speed) -> dict[str, float]:
-    """Our median over the peer's; times and bytes turned so that above 1 is better for us."""
-    ratios = {
-        "prefill": ours.prefill_tps.median / peer.prefill_tps.median,
-        "decode": ours.decode_tps.median / peer.decode_tps.median,
+def ratios(ours: Sequence[dict[str, float]], peer: Sequence[dict[str, float]]) -> dict[str, Spread]:
+    """Ours over the peer's, turn by turn; times and bytes turned so that above 1 is better for us.
+
+    The two measurements of a turn follow each other, so a machine that slows down slows both.
+    """
+
+    def paired(key: str, *, less_is_better: bool) -> Spread:
+        pairs = [
+            (theirs[key], mine[key]) if less_is_better else (mine[key], theirs[key])
+            for mine, theirs in zip(ours, peer, strict=True)
+        ]
+        return spread_of([above / below for above, below in pairs])
+
+    found = {
+        "prefill": paired("prefill_tps", less_is_better=False),
+        "decode": paired("decode_tps", less_is_better=False),
     }
-    if ours.ttft_s and peer.ttft_s:
-        ratios["ttft"] = peer.ttft_s.median / ours.ttft_s.median
-    if ours.peak_rss_bytes and peer.peak_rss_bytes:
-        ratios["peak_rss"] = peer.peak_rss_bytes / ours.peak_rss_bytes
-    return ratios
+    for name, key in (("ttft", "ttft_s"), ("peak_rss", "peak_rss_bytes")):
+        if key in peer[0]:
+            found[name] = paired(key, less_is_better=True)
+    return found

@@ -7,7 +7,7 @@ import pytest
 from tiny import tiny_llama
 
 from edge.bench.llama_bench import program
-from edge.bench.speed import Speed, Spread, ratio, speed, spread_of, summary
+from edge.bench.speed import Speed, Spread, ratios, speed, spread_of, summary
 from edge.bench.startup import startup, timed
 from edge.cli import run
 from edge.errors import EngineError
@@ -27,17 +27,23 @@ def test_speed_beside_llama_cpp_python(model, capsys):
         assert figures["prefill_tps"]["median"] > 0
         assert figures["decode_tps"]["median"] > 0
         assert 1 << 20 < figures["peak_rss_bytes"] < 1 << 30
-    assert report["ratios"]["llama-cpp-python"]["decode"] == pytest.approx(
-        ours["decode_tps"]["median"] / peer["decode_tps"]["median"]
-    )
+    turn = report["ratios"]["llama-cpp-python"]["decode"]
+    assert turn["median"] == pytest.approx(ours["decode_tps"]["median"] / peer["decode_tps"]["median"])
 
 
 def test_ratios_above_one_always_mean_that_ours_is_better():
-    fast = Speed("edge", Spread(200, 1, 1), Spread(50, 1, 1), Spread(0.5, 1, 1), 100)
-    slow = Speed("peer", Spread(100, 1, 1), Spread(25, 1, 1), Spread(1.0, 1, 1), 300)
-    assert ratio(fast, slow) == {"prefill": 2, "decode": 2, "ttft": 2, "peak_rss": 3}
-    silent = Speed("peer", Spread(100, 1, 1), Spread(25, 1, 1), None, None)
-    assert ratio(fast, silent) == {"prefill": 2, "decode": 2}
+    fast = {"prefill_tps": 200, "decode_tps": 50, "ttft_s": 0.5, "peak_rss_bytes": 100}
+    slow = {"prefill_tps": 100, "decode_tps": 25, "ttft_s": 1.0, "peak_rss_bytes": 300}
+    medians = {name: spread.median for name, spread in ratios([fast], [slow]).items()}
+    assert medians == {"prefill": 2, "decode": 2, "ttft": 2, "peak_rss": 3}
+    silent = {"prefill_tps": 100, "decode_tps": 25}
+    assert set(ratios([fast], [silent])) == {"prefill", "decode"}
+
+
+def test_ratios_are_taken_turn_by_turn():
+    calm, stormy = {"prefill_tps": 100, "decode_tps": 40}, {"prefill_tps": 10, "decode_tps": 4}
+    found = ratios([calm, stormy, calm], [calm, stormy, stormy])
+    assert found["decode"] == Spread(1, 1, 10)
 
 
 def test_a_spread_is_median_least_and_greatest():

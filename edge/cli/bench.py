@@ -55,7 +55,9 @@ def speed(ref: str, vs: tuple[str, ...], threads: int | None, repetitions: int, 
     ]
     click.echo(table(rows, ("runtime", "prefill t/s", "decode t/s", "ttft s (512)", "peak rss")))
     for peer, ratios in report.ratios.items():
-        click.echo(f"edge / {peer}: " + " · ".join(f"{name} {value:.2f}×" for name, value in ratios.items()))
+        click.echo(
+            f"edge / {peer}: " + " · ".join(f"{name} {figure(spread, 2)}×" for name, spread in ratios.items())
+        )
 
 
 @command.command()
