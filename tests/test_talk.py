@@ -5,13 +5,14 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
+from time import sleep
 
 import pytest
 from tiny import tiny_llama
 
 from edge.chat.loaded import load
 from edge.chat.sessions import Sessions
-from edge.chat.talk import Saved, Talk
+from edge.chat.talk import Saved, Talk, unnamed
 from edge.chat.template import Message
 from edge.errors import PromptTooLong, RequestError, SessionError
 from edge.home import sessions_file
@@ -160,3 +161,9 @@ def test_a_template_that_prints_nothing_gives_an_empty_prompt(tmp_path):
     path = tiny_llama(tmp_path / "silent.gguf", chat_template="{% if false %}x{% endif %}")
     with load(str(path)) as model, pytest.raises(RequestError, match="the prompt is empty"):
         model.chat("<|im_end|>")
+
+
+def test_two_conversations_that_begin_within_a_second_have_two_names():
+    first = unnamed().name
+    sleep(0.002)
+    assert unnamed().name != first

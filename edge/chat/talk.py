@@ -25,8 +25,8 @@ class Saved:
 
 
 def unnamed() -> Saved:
-    """The name of a conversation that nobody named: when it began."""
-    return Saved(f"{datetime.now():%Y-%m-%d %H.%M.%S}")
+    """The name of a conversation that nobody named: when it began, to the millisecond, as two may begin at once."""
+    return Saved(f"{datetime.now():%Y-%m-%d %H.%M.%S.%f}"[:-3])
 
 
 def settings(options: Mapping[str, Any]) -> dict[str, Any]:
