@@ -56,7 +56,7 @@ def command(
 
     SOURCE is a folder with config.json, safetensors and tokenizer files, or a model that `edge list` shows. Each
     file is compared with a reference that computes from the source's weights, and its certificate is written
-    beside it. Known so far: LlamaForCausalLM (Llama, Code Llama, TinyLlama, SmolLM2) and MistralForCausalLM.
+    beside it. Known so far: LlamaForCausalLM and MistralForCausalLM.
     """
     from edge import store
     from edge.convert.quantize import MAX_BUFFER, Settings

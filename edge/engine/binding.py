@@ -75,7 +75,7 @@ def interrupts_held() -> Iterator[list[int]]:
 def _low_level() -> ModuleType:
     """Import `llama_cpp.llama_cpp` alone.
 
-    `import llama_cpp` also runs its chat formats, server types and disk cache: a third of a second and 25 MB
+    `import llama_cpp` also runs its chat formats, server types and disk cache: 0.14 s and 15 MiB (bench/LOG.md)
     that one answer would wait for. A bare parent package stands in during the import and is taken away after,
     so a later `import llama_cpp` by anyone works as usual and finds this very module.
     """
