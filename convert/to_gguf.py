@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,12 +15,11 @@ from edge.errors import ConversionError, RequestError
 from . import checkpoint as checkpoints
 from . import gguf, numpy_ops, proof, tokenizer
 from .checkpoint import Checkpoint
-from .families import llama
+from .families import family_of
 from .families.weight import Weight
 from .quantize import Settings, levels, quantize
 
 DEFAULT = Settings()
-FAMILIES = dict.fromkeys(llama.ARCHITECTURES, llama)
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def understand(original: Checkpoint, title: str) -> Source:
 
 def write(source: Source, path: Path, level: str, *, proven: bool) -> None:
     """One direct level of the source."""
-    prefix = source.family.GGUF_ARCHITECTURE
+    prefix = source.config.gguf_architecture
     fields: dict[str, Any] = {"general.name": source.title, "edge.proof": "certificate" if proven else "none"}
     fields |= {f"{prefix}.{key}": value for key, value in source.family.metadata(source.config).items()}
     if source.words.chat_template:
@@ -128,24 +126,6 @@ def expected(source: Source, file: Path) -> proof.Reference:
     ids = proof.text_ids(file)
     _, logits = source.family.forward(numpy_ops, source.checkpoint.float32, source.config, ids)
     return proof.Reference(source.checkpoint.sha256(), asdict(source.words.proof), ids, logits)
-
-
-def family_of(config: Any) -> Any:
-    """The family of a config.json. Raises ConversionError naming the nearest known architecture."""
-    named = config.get("architectures")
-    architecture = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else None
-    if architecture is None:
-        raise ConversionError(
-            "config.json names no architecture", hint="it is needed to know what the tensors mean"
-        )
-    if architecture not in FAMILIES:
-        near = difflib.get_close_matches(architecture, FAMILIES, n=1, cutoff=0.7)
-        nearest = f"the nearest known one is {near[0]}; " if near else ""
-        raise ConversionError(
-            f"{architecture} is not an architecture that is known here",
-            hint=f"{nearest}known are {', '.join(FAMILIES)}",
-        )
-    return FAMILIES[architecture]
 
 
 def matched(original: Checkpoint, table: Sequence[Weight]) -> Sequence[Weight]:

@@ -132,9 +132,17 @@ def test_a_window_hides_what_is_farther_away():
     assert not np.array_equal(last(ids), last(changed))
 
 
+def test_a_file_promises_no_context_beyond_a_window_that_gguf_cannot_carry():
+    config = llama.read_config({**BASE, "sliding_window": 100})
+    assert llama.metadata(config)["context_length"] == 100
+    (note,) = llama.notes(config)
+    assert "context is 100 tokens, not 512" in note
+    assert llama.notes(llama.read_config(BASE)) == ()
+
+
 def test_the_order_of_rope_rows_has_an_inverse():
     rows = np.arange(48.0).reshape(12, 4)
-    layout = rope_rows(2)
+    layout = rope_rows(6)
     assert layout.to_gguf(rows)[:, 0].tolist() == [0, 12, 4, 16, 8, 20, 24, 36, 28, 40, 32, 44]
     assert np.array_equal(layout.to_checkpoint(layout.to_gguf(rows)), rows)
     bias = np.arange(12.0)

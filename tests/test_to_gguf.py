@@ -87,7 +87,7 @@ def test_a_file_that_computes_something_else_is_refused_and_not_kept(tmp_path, m
     from edge.convert.families import weight
 
     wrong = weight.Layout(lambda x: x, lambda x: x)  # what a converter does that forgets the rope rows
-    monkeypatch.setattr(llama, "rope_rows", lambda heads: wrong)
+    monkeypatch.setattr(llama, "rope_rows", lambda head_size: wrong)
     with pytest.raises(ConversionError, match="does not compute what its source does"):
         convert(SOURCE, ["f16"], tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,6 @@ key names the GGUF specification.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,20 +14,9 @@ import numpy as np
 
 from edge.errors import ConversionError
 
+from .config import need
+from .rope import Rope, read_rope
 from .weight import Array, Weight, rope_rows
-
-ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM")
-GGUF_ARCHITECTURE = "llama"
-
-
-@dataclass(frozen=True)
-class Llama3Rope:
-    """Llama 3.1's stretching of the slow rotations (its model card's reference code)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_context: int
 
 
 @dataclass(frozen=True)
@@ -44,72 +32,46 @@ class Config:
     vocabulary: int
     context: int
     epsilon: float
-    rope_base: float
-    rope_linear: float
-    rope_llama3: Llama3Rope | None
+    rope: Rope
     window: int | None
     tied: bool
     attention_bias: bool
     mlp_bias: bool
 
+    @property
+    def gguf_architecture(self) -> str:
+        return "llama"
+
+    @property
+    def reach(self) -> int:
+        """Tokens up to which the file computes what the checkpoint does: GGUF's `llama` has no window."""
+        return min(self.context, self.window or self.context)
+
 
 def read_config(raw: Mapping[str, Any]) -> Config:
     """The configuration out of config.json. Raises ConversionError for what is missing or not supported."""
-
-    def need(key: str, kind: type[int | float] = int) -> Any:
-        value = raw.get(key)
-        if isinstance(value, bool) or not isinstance(value, (int, kind)):
-            raise ConversionError(
-                f"config.json has no usable {key} ({value!r})", hint="the checkpoint is incomplete"
-            )
-        if not value > 0:
-            raise ConversionError(f"config.json says {key} is {value}", hint="it has to be above 0")
-        return value
 
     if raw.get("hidden_act", "silu") != "silu":
         raise ConversionError(
             f"hidden_act is {raw['hidden_act']!r}", hint="this family is known with silu only"
         )
-    heads, width = need("num_attention_heads"), need("hidden_size")
-    base, linear, llama3 = read_rope(raw)
+    heads, width = need(raw, "num_attention_heads"), need(raw, "hidden_size")
     return Config(
-        layers=need("num_hidden_layers"),
+        layers=need(raw, "num_hidden_layers"),
         width=width,
-        inner=need("intermediate_size"),
+        inner=need(raw, "intermediate_size"),
         heads=heads,
         kv_heads=raw.get("num_key_value_heads") or heads,
         head_size=raw.get("head_dim") or width // heads,
-        vocabulary=need("vocab_size"),
-        context=need("max_position_embeddings"),
-        epsilon=need("rms_norm_eps", float),
-        rope_base=base,
-        rope_linear=linear,
-        rope_llama3=llama3,
+        vocabulary=need(raw, "vocab_size"),
+        context=need(raw, "max_position_embeddings"),
+        epsilon=need(raw, "rms_norm_eps", float),
+        rope=read_rope(raw),
         window=raw.get("sliding_window") or None,
         tied=bool(raw.get("tie_word_embeddings", False)),
         attention_bias=bool(raw.get("attention_bias", False)),
         mlp_bias=bool(raw.get("mlp_bias", False)),
     )
-
-
-def read_rope(raw: Mapping[str, Any]) -> tuple[float, float, Llama3Rope | None]:
-    """Base, linear factor and Llama 3 stretching. Since version 5 transformers writes all under rope_parameters."""
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    base = float(rope.get("rope_theta") or raw.get("rope_theta") or 10000.0)
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
-        return base, 1.0, None
-    if kind == "linear":
-        return base, float(rope["factor"]), None
-    if kind == "llama3":
-        stretch = Llama3Rope(
-            float(rope["factor"]),
-            float(rope["low_freq_factor"]),
-            float(rope["high_freq_factor"]),
-            int(rope["original_max_position_embeddings"]),
-        )
-        return base, 1.0, stretch
-    raise ConversionError(f"rope scaling {kind!r} is not known for this family", hint="known: linear, llama3")
 
 
 def weights(config: Config) -> tuple[Weight, ...]:
@@ -119,9 +81,9 @@ def weights(config: Config) -> tuple[Weight, ...]:
     table = [Weight("model.embed_tokens.weight", "token_embd.weight", (config.vocabulary, width))]
 
     def project(
-        source: str, target: str, rows: int, columns: int, *, bias: bool, heads: int | None = None
+        source: str, target: str, rows: int, columns: int, *, bias: bool, rotated: bool = False
     ) -> None:
-        layout = rope_rows(heads) if heads else None
+        layout = rope_rows(config.head_size) if rotated else None
         table.append(Weight(f"{source}.weight", f"{target}.weight", (rows, columns), layout))
         if bias:
             table.append(Weight(f"{source}.bias", f"{target}.bias", (rows,), layout))
@@ -131,8 +93,8 @@ def weights(config: Config) -> tuple[Weight, ...]:
         attention, mlp = f"{theirs}.self_attn", f"{theirs}.mlp"
         table.append(Weight(f"{theirs}.input_layernorm.weight", f"{ours}.attn_norm.weight", (width,)))
         biased = config.attention_bias
-        project(f"{attention}.q_proj", f"{ours}.attn_q", q_width, width, bias=biased, heads=config.heads)
-        project(f"{attention}.k_proj", f"{ours}.attn_k", kv_width, width, bias=biased, heads=config.kv_heads)
+        project(f"{attention}.q_proj", f"{ours}.attn_q", q_width, width, bias=biased, rotated=True)
+        project(f"{attention}.k_proj", f"{ours}.attn_k", kv_width, width, bias=biased, rotated=True)
         project(f"{attention}.v_proj", f"{ours}.attn_v", kv_width, width, bias=biased)
         project(f"{attention}.o_proj", f"{ours}.attn_output", width, q_width, bias=biased)
         table.append(Weight(f"{theirs}.post_attention_layernorm.weight", f"{ours}.ffn_norm.weight", (width,)))
@@ -148,7 +110,7 @@ def weights(config: Config) -> tuple[Weight, ...]:
 def metadata(config: Config) -> dict[str, int | float | str]:
     """The architecture's GGUF keys, without their `llama.` prefix."""
     fields: dict[str, int | float | str] = {
-        "context_length": config.context,
+        "context_length": config.reach,
         "embedding_length": config.width,
         "block_count": config.layers,
         "feed_forward_length": config.inner,
@@ -158,34 +120,29 @@ def metadata(config: Config) -> dict[str, int | float | str]:
         "attention.value_length": config.head_size,
         "attention.layer_norm_rms_epsilon": config.epsilon,
         "rope.dimension_count": config.head_size,
-        "rope.freq_base": config.rope_base,
+        "rope.freq_base": config.rope.base,
         "vocab_size": config.vocabulary,
     }
-    if config.rope_linear != 1:
-        fields |= {"rope.scaling.type": "linear", "rope.scaling.factor": config.rope_linear}
+    if config.rope.linear != 1:
+        fields |= {"rope.scaling.type": "linear", "rope.scaling.factor": config.rope.linear}
     return fields
+
+
+def notes(config: Config) -> tuple[str, ...]:
+    """What a user should know of the file."""
+    if config.reach == config.context:
+        return ()
+    return (
+        f"the file's context is {config.reach} tokens, not {config.context}: beyond its attention window "
+        "llama.cpp would compute full attention",
+    )
 
 
 def extra_tensors(config: Config) -> dict[str, Array]:
     """Tensors that GGUF wants and no checkpoint has: Llama 3's divisors of the rotation frequencies, f32."""
-    if config.rope_llama3 is None:
+    if config.rope.llama3 is None:
         return {}
-    return {"rope_freqs.weight": llama3_divisors(config, config.rope_llama3).astype(np.float32)}
-
-
-def llama3_divisors(config: Config, stretch: Llama3Rope) -> Array:
-    """1 for fast rotations, `factor` for slow ones, a smooth way in between: (head size / 2,)."""
-    wavelengths = 2 * math.pi / base_frequencies(config)
-    smooth = (stretch.original_context / wavelengths - stretch.low_freq_factor) / (
-        stretch.high_freq_factor - stretch.low_freq_factor
-    )
-    smooth = np.clip(smooth, 0, 1)
-    return np.asarray(1 / ((1 - smooth) / stretch.factor + smooth))
-
-
-def base_frequencies(config: Config) -> Array:
-    """Radians a position, one a pair of a head's elements, float64: (head size / 2,)."""
-    return np.asarray(config.rope_base ** -(np.arange(0, config.head_size, 2) / config.head_size))
+    return {"rope_freqs.weight": config.rope.divisors(config.head_size).astype(np.float32)}
 
 
 def forward(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) -> tuple[Any, Any]:
@@ -193,9 +150,7 @@ def forward(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) ->
 
     `weight` gives a tensor by its name in the checkpoint; `ops` is `numpy_ops` or a module like it.
     """
-    frequencies = base_frequencies(config) / config.rope_linear
-    if config.rope_llama3:
-        frequencies = frequencies / llama3_divisors(config, config.rope_llama3)
+    frequencies = config.rope.frequencies(config.head_size)
 
     def project(x: Any, name: str, *, bias: bool) -> Any:
         return ops.linear(x, weight(f"{name}.weight"), weight(f"{name}.bias") if bias else None)
