@@ -2,6 +2,11 @@
 
 Each has `read_config(raw)`, `weights(config)`, `metadata(config)`, `extra_tensors(config)`, `notes(config)` and
 `forward(ops, weight, config, ids)`; its configuration has `gguf_architecture`, `vocabulary` and `context`.
+
+`config_json(header, read)` is the way back: the config.json that a GGUF header (edge.gguf_header.Header) was made
+from, with `architectures` and `model_type`; `read(name)` gives a tensor of the file as float32, for what only
+tensors tell (Llama 3's rope). The ids of special tokens, the dtype and the like are added by the caller.
+`read_config` reads the result, and `weights` of that has exactly the file's tensors.
 """
 
 from __future__ import annotations
@@ -17,6 +22,10 @@ from edge.errors import ConversionError
 KNOWN = {
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "llama",
+}
+# general.architecture of a GGUF file → the module that knows it
+GGUF_KNOWN = {
+    "llama": "llama",
 }
 
 
@@ -36,3 +45,15 @@ def family_of(config: Mapping[str, Any]) -> Any:
             hint=f"{nearest}known are {', '.join(KNOWN)}",
         )
     return importlib.import_module(f".{KNOWN[architecture]}", __name__)
+
+
+def family_of_gguf(architecture: str) -> Any:
+    """The module of a GGUF file's family. Raises ConversionError naming the nearest known architecture."""
+    if architecture not in GGUF_KNOWN:
+        near = difflib.get_close_matches(architecture, GGUF_KNOWN, n=1, cutoff=0.7)
+        nearest = f"the nearest known one is {near[0]}; " if near else ""
+        raise ConversionError(
+            f"{architecture} is not a GGUF architecture that is known here",
+            hint=f"{nearest}known are {', '.join(GGUF_KNOWN)}",
+        )
+    return importlib.import_module(f".{GGUF_KNOWN[architecture]}", __name__)

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from edge.errors import ConversionError
+from edge.gguf_header import Header
 
 from .config import need
+from .from_header import Read, number, rope_fields, same_in_all_layers, shapes, vocabulary, without
 from .rope import Rope, read_rope
 from .weight import Array, Weight, rope_rows
 
@@ -72,6 +74,41 @@ def read_config(raw: Mapping[str, Any]) -> Config:
         attention_bias=bool(raw.get("attention_bias", False)),
         mlp_bias=bool(raw.get("mlp_bias", False)),
     )
+
+
+def config_json(header: Header, read: Read) -> dict[str, Any]:
+    """The config.json a GGUF file of this family stands for.
+
+    Mistral's files are Llama's to GGUF, and come back so. Raises ConversionError for what config.json cannot say
+    (experts, heads that differ between layers, other scalings), BadGGUF for keys that are missing.
+    """
+    without(header, {"{arch}.expert_count": 0, "{arch}.rope.scaling.attn_factor": 1.0})
+    heads = same_in_all_layers(header, "{arch}.attention.head_count")
+    width = header.get("{arch}.embedding_length", int)
+    head_size = header.get("{arch}.attention.key_length", int, width // max(1, heads))
+    without(
+        header,
+        {"{arch}.attention.value_length": head_size, "{arch}.rope.dimension_count": head_size},
+    )
+    tensors = shapes(header)
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": width,
+        "intermediate_size": same_in_all_layers(header, "{arch}.feed_forward_length"),
+        "num_hidden_layers": header.layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": same_in_all_layers(header, "{arch}.attention.head_count_kv", heads),
+        "head_dim": head_size,
+        "hidden_act": "silu",
+        "max_position_embeddings": header.get("{arch}.context_length", int),
+        "rms_norm_eps": number(header, "{arch}.attention.layer_norm_rms_epsilon"),
+        "vocab_size": vocabulary(header),
+        "tie_word_embeddings": "output.weight" not in tensors,
+        "attention_bias": "blk.0.attn_q.bias" in tensors,
+        "mlp_bias": "blk.0.ffn_gate.bias" in tensors,
+        **rope_fields(header, read, head_size),
+    }
 
 
 def weights(config: Config) -> tuple[Weight, ...]:
