@@ -27,10 +27,10 @@ DIRECT = {
 
 def tensor_type(weight: Weight, level: Type) -> Type:
     """Vectors stay f32, as llama.cpp wants them; rows that do not divide into the level's blocks become f16."""
-    if len(weight.shape) < 2:
+    if weight.float32 or len(weight.target_shape) < 2:
         return Type.F32
     block, _ = gguf.GGML_QUANT_SIZES[level]
-    return level if weight.shape[-1] % block == 0 else Type.F16
+    return level if weight.target_shape[-1] % block == 0 else Type.F16
 
 
 def write(
@@ -63,9 +63,9 @@ def write(
         for weight in table:
             own = tensor_type(weight, kind)
             shape = (
-                gguf.quant_shape_to_byte_shape(weight.shape, own)
+                gguf.quant_shape_to_byte_shape(weight.target_shape, own)
                 if own in gguf.GGML_QUANT_SIZES
-                else weight.shape
+                else weight.target_shape
             )
             size = int(np.prod(shape, dtype=np.int64))
             writer.add_tensor_info(weight.target, shape, np.dtype(np.uint8), size, raw_dtype=own)

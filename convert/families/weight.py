@@ -30,7 +30,7 @@ class Weight:
     """`source` is the name in the checkpoint, `target` the one in GGUF, `shape` as the checkpoint stores it.
 
     `gguf_shape` (row length last, too) is there where the layout changes it. What is not `required` may be absent
-    from a checkpoint; it is absent from the file then.
+    from a checkpoint; it is absent from the file then. `float32` stays f32 at every level, as vectors do.
     """
 
     source: str
@@ -39,6 +39,7 @@ class Weight:
     layout: Layout | None = None
     gguf_shape: tuple[int, ...] | None = None
     required: bool = True
+    float32: bool = False
 
     @property
     def target_shape(self) -> tuple[int, ...]:
