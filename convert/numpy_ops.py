@@ -36,6 +36,16 @@ def silu(x: Array) -> Array:
         return np.asarray(x / (1 + np.exp(-x)))
 
 
+def gelu_tanh(x: Array) -> Array:
+    """GELU by its tanh approximation (Hendrycks and Gimpel, 2016, arXiv:1606.08415)."""
+    return np.asarray(0.5 * x * (1 + np.tanh(float(np.sqrt(2 / np.pi)) * (x + 0.044715 * x * x * x))))
+
+
+def soft_cap(x: Array, cap: float) -> Array:
+    """Everything drawn smoothly into ±cap (Gemma 2, arXiv:2408.00118)."""
+    return np.asarray(cap * np.tanh(x / cap))
+
+
 def split_heads(x: Array, heads: int) -> Array:
     """(tokens, heads · size) → (heads, tokens, size)."""
     return np.asarray(x.reshape(len(x), heads, -1).transpose(1, 0, 2))
@@ -60,13 +70,24 @@ def softmax(x: Array) -> Array:
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
-def attention(query: Array, key: Array, value: Array, *, window: int | None = None) -> Array:
+def attention(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    window: int | None = None,
+    scale: float | None = None,
+    cap: float | None = None,
+) -> Array:
     """Causal attention; each key-value head serves `query heads / key heads` query heads.
 
-    With a window, a token sees itself and the window − 1 tokens before it (Mistral, arXiv:2310.06825).
+    With a window, a token sees itself and the window − 1 tokens before it (Mistral, arXiv:2310.06825). Scores are
+    multiplied by `scale`, 1 / √head size unless given, and drawn into ±cap where there is one.
     """
     key, value = (np.repeat(x, len(query) // len(x), axis=0) for x in (key, value))
-    scores = query @ key.transpose(0, 2, 1) / np.sqrt(query.shape[-1]).astype(query.dtype)
+    scores = query @ key.transpose(0, 2, 1) * (scale or float(query.shape[-1]) ** -0.5)
+    if cap is not None:
+        scores = soft_cap(scores, cap)
     distance = np.arange(scores.shape[1])[:, None] - np.arange(scores.shape[2])
     hidden = (distance < 0) | (distance >= (window or len(distance) + 1))
     return np.asarray(softmax(np.where(hidden, -np.inf, scores)) @ value)
