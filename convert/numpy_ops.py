@@ -6,6 +6,7 @@ weights make a float64 reference. Another module with the same functions can bui
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -56,12 +57,16 @@ def join_heads(x: Array) -> Array:
     return np.asarray(x.transpose(1, 0, 2).reshape(x.shape[1], -1))
 
 
-def rope(x: Array, frequencies: Array) -> Array:
-    """Rotary positions from 0 on, halves rotated together (Su et al., 2021, arXiv:2104.09864; HF's layout)."""
+def rope(x: Array, frequencies: Array, scale: float = 1.0) -> Array:
+    """Rotary positions from 0 on, halves rotated together (Su et al., 2021, arXiv:2104.09864; HF's layout).
+
+    The first 2 · len(frequencies) elements of a head turn and are multiplied by `scale`; the rest stays as it is.
+    """
     angles = np.arange(x.shape[1])[:, None] * frequencies
-    cos, sin = np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype)
-    first, second = np.split(x, 2, axis=-1)
-    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    cos, sin = (scale * np.cos(angles)).astype(x.dtype), (scale * np.sin(angles)).astype(x.dtype)
+    half = len(frequencies)
+    first, second, rest = np.split(x, [half, 2 * half], axis=-1)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
 
 
 def softmax(x: Array) -> Array:
@@ -91,3 +96,21 @@ def attention(
     distance = np.arange(scores.shape[1])[:, None] - np.arange(scores.shape[2])
     hidden = (distance < 0) | (distance >= (window or len(distance) + 1))
     return np.asarray(softmax(np.where(hidden, -np.inf, scores)) @ value)
+
+
+def layer_norm(x: Array, weight: Array, bias: Array, epsilon: float) -> Array:
+    """x less its mean over its standard deviation, scaled and shifted (Ba et al., 2016, arXiv:1607.06450)."""
+    centred = x - np.mean(x, axis=-1, keepdims=True)
+    variance = np.mean(centred * centred, axis=-1, keepdims=True)
+    return np.asarray(centred / np.sqrt(variance + epsilon) * weight + bias)
+
+
+def gelu(x: Array) -> Array:
+    """x times the normal distribution's share below x (Hendrycks and Gimpel, 2016, arXiv:1606.08415), exact."""
+    erf = np.vectorize(math.erf, otypes=[np.float64])
+    return np.asarray(0.5 * x * (1 + erf(x / math.sqrt(2))).astype(x.dtype))
+
+
+def split(x: Array, widths: tuple[int, ...]) -> list[Array]:
+    """Columns of (tokens, sum of widths), in order: projections that checkpoints store as one."""
+    return np.split(x, np.cumsum(widths)[:-1].tolist(), axis=-1)
