@@ -1,0 +1,96 @@
+"""A tiny checkpoint of every family in its real layout: a config.json, deterministic random weights.
+
+`goldens/make.py` lets transformers compute them once; `test_goldens.py` holds our passes and llama.cpp to that.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.convert.families import family_of
+from edge.convert.safetensors import Writer
+
+Array = NDArray[Any]
+TOKENS = 40
+
+DECODER = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "max_position_embeddings": 512,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 320,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": False,
+}
+LLAMA = {**DECODER, "architectures": ["LlamaForCausalLM"], "model_type": "llama", "rope_theta": 10000.0}
+
+# case → config.json
+CASES: dict[str, dict[str, Any]] = {
+    "llama": LLAMA,
+    "llama-llama3-rope": {
+        **LLAMA,
+        "rope_theta": 500000.0,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
+    "llama-linear-rope": {**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+    "llama-tied": {**LLAMA, "tie_word_embeddings": True},
+    "llama-biases-wide-heads": {**LLAMA, "attention_bias": True, "mlp_bias": True, "head_dim": 32},
+    "mistral": {**LLAMA, "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None},
+    "mistral-window": {
+        **LLAMA, "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 16,
+    },
+}  # fmt: skip
+
+
+def weights(case: str) -> dict[str, Array]:
+    """Every tensor of a case by its name in the checkpoint, float32; independent of the order of the table."""
+    family = family_of(CASES[case])
+    table = family.weights(family.read_config(CASES[case]))
+    return {weight.source: values(case, weight.source, weight.shape) for weight in table}
+
+
+def values(case: str, name: str, shape: tuple[int, ...]) -> Array:
+    """Norms near their neutral value, small biases, matrices that keep activations near 1."""
+    draw = np.random.Generator(np.random.PCG64(zlib.crc32(f"{case} {name}".encode())))
+    noise = draw.standard_normal(shape)
+    if name.endswith((".bias", ".beta")):
+        return (0.1 * noise).astype(np.float32)
+    if len(shape) == 1:
+        neutral = 0 if CASES[case]["model_type"].startswith("gemma") else 1  # Gemma adds 1 itself
+        return (neutral + 0.1 * noise).astype(np.float32)
+    return (noise / np.sqrt(shape[-1])).astype(np.float32)
+
+
+def write(case: str, folder: Path) -> Path:
+    """The checkpoint's folder: config.json and model.safetensors."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CASES[case], indent=2))
+    tensors = weights(case)
+    table = [(name, "F32", array.shape) for name, array in tensors.items()]
+    with Writer(folder / "model.safetensors", table, {"format": "pt"}) as writer:
+        for name, array in tensors.items():
+            writer.write(name, array)
+    return folder
+
+
+def ids(config: Mapping[str, Any]) -> Array:
+    """The fixed text: tokens that are no special ones in any of the families."""
+    return np.random.Generator(np.random.PCG64(1)).integers(3, config["vocab_size"], TOKENS)
