@@ -162,7 +162,9 @@ def model_logits(lib: Any, model: Any, ids: Array) -> Array:
     params = lib.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = max(256, len(ids))
     params.n_threads = params.n_threads_batch = os.cpu_count() or 1
-    params.type_k = params.type_v = lib.GGML_TYPE_F32  # the weights are judged, not the cache
+    # The weights are judged, not the cache; flash attention would round keys and values to f16 all the same.
+    params.type_k = params.type_v = lib.GGML_TYPE_F32
+    params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
     context = lib.llama_init_from_model(model, params)
     if not context:
         raise ConversionError(f"llama.cpp opens no context for it: {why('it gives no reason')}")
