@@ -96,7 +96,7 @@ def test_llama_cpp_computes_what_the_reference_does(tmp_path, variant):
     assert gguf_header.read(path).architecture == "llama"
 
 
-@pytest.mark.parametrize(("level", "bound"), [("f16", 3e-3), ("bf16", 3e-2), ("q8_0", 5e-2)])
+@pytest.mark.parametrize(("level", "bound"), [("f16", 3e-3), ("bf16", 3e-2), ("q8_0", 6e-2)])
 def test_a_lower_level_stays_near(tmp_path, level, bound):
     config = llama.read_config(BASE)
     weights = random_weights(config)
