@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiny import MERGES, SPECIALS, byte_letters
+
 from edge.convert.families import family_of
 from edge.convert.safetensors import Writer
 
@@ -80,15 +82,38 @@ def values(case: str, name: str, shape: tuple[int, ...]) -> Array:
 
 
 def write(case: str, folder: Path) -> Path:
-    """The checkpoint's folder: config.json and model.safetensors."""
+    """The checkpoint's folder: config.json, model.safetensors and a tokenizer of bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CASES[case], indent=2))
+    (folder / "tokenizer.json").write_text(json.dumps(byte_level()))
     tensors = weights(case)
     table = [(name, "F32", array.shape) for name, array in tensors.items()]
     with Writer(folder / "model.safetensors", table, {"format": "pt"}) as writer:
         for name, array in tensors.items():
             writer.write(name, array)
     return folder
+
+
+def byte_level() -> dict[str, Any]:
+    """A tokenizer.json in GPT-2's manner: specials, one token a byte, ten merges."""
+    tokens = [*SPECIALS, *byte_letters(), *(merge.replace(" ", "") for merge in MERGES)]
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    added = [
+        {"id": index, "content": text, "special": True, "normalized": False}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
+        for index, text in enumerate(SPECIALS)
+    ]
+    return {
+        "version": "1.0",
+        "added_tokens": added,
+        "pre_tokenizer": level,
+        "decoder": level,
+        "model": {
+            "type": "BPE",
+            "vocab": {token: index for index, token in enumerate(tokens)},
+            "merges": list(MERGES),
+        },
+    }
 
 
 def ids(config: Mapping[str, Any]) -> Array:

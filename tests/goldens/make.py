@@ -3,7 +3,7 @@
 Needs torch and transformers, which the project itself never does, so it has an environment of its own:
 
     python -m venv ENV
-    ENV/bin/pip install torch transformers numpy
+    ENV/bin/pip install torch transformers numpy gguf
     ENV/bin/pip install --no-deps -e .
     ENV/bin/python tests/goldens/make.py [CASE…]
 
@@ -31,6 +31,7 @@ COLUMNS = 8  # of every position; the last position is kept whole
 
 def main() -> None:
     torch.set_num_threads(1)
+    transformers.logging.disable_progress_bar()
     torch.manual_seed(0)
     for case in sys.argv[1:] or tiny.CASES:
         with tempfile.TemporaryDirectory() as folder:

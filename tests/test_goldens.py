@@ -1,0 +1,63 @@
+"""Our passes and llama.cpp compute what transformers does on the same checkpoint (goldens/make.py)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_checkpoints
+
+from edge.convert import numpy_ops
+from edge.convert.families import family_of
+from edge.convert.proof import file_logits
+from edge.convert.to_gguf import convert
+
+pytest.importorskip("tokenizers")
+
+GOLDENS = Path(__file__).parent / "goldens"
+# GGUF cannot say what these compute beyond the window; the file promises no more context than that.
+NO_FILE = {"mistral-window"}
+
+
+def golden_of(case):
+    found = json.loads((GOLDENS / f"{case}.json").read_text())
+    return np.array(found["ids"]), np.array(found["logits"]), np.array(found["last_logits"])
+
+
+def error(logits, golden):
+    """Greatest difference over the golden's greatest logit."""
+    _, some, last = golden
+    ours = np.concatenate([logits[:, : some.shape[1]].ravel(), logits[-1]])
+    theirs = np.concatenate([some.ravel(), last])
+    return np.abs(ours - theirs).max() / np.abs(theirs).max()
+
+
+def model_of(case):
+    family = family_of(tiny_checkpoints.CASES[case])
+    return family, family.read_config(tiny_checkpoints.CASES[case]), tiny_checkpoints.weights(case)
+
+
+def test_every_case_has_a_golden_of_its_own_and_no_golden_is_left_over():
+    assert {path.stem for path in GOLDENS.glob("*.json")} == set(tiny_checkpoints.CASES)
+    for case, config in tiny_checkpoints.CASES.items():
+        assert golden_of(case)[0].tolist() == tiny_checkpoints.ids(config).tolist()
+
+
+@pytest.mark.parametrize("case", tiny_checkpoints.CASES)
+def test_our_pass_computes_what_transformers_does(case):
+    family, config, weights = model_of(case)
+    golden = golden_of(case)
+    _, logits = family.forward(numpy_ops, lambda name: weights[name].astype(np.float64), config, golden[0])
+    assert error(logits, golden) < 1e-4
+
+
+@pytest.mark.parametrize("case", [case for case in tiny_checkpoints.CASES if case not in NO_FILE])
+def test_llama_cpp_computes_what_transformers_does(tmp_path, case):
+    golden = golden_of(case)
+    source = tiny_checkpoints.write(case, tmp_path / "checkpoint")
+    (made,) = convert(source, ["f32"], tmp_path)
+    assert made.certificate.comparison.top1_agreement > 0.98
+    bound = (
+        1e-3 if "gelu" in str(tiny_checkpoints.CASES[case]) else 1e-4
+    )  # ggml looks GELU up in an f16 table
+    assert error(file_logits(made.path, golden[0]), golden) < bound
