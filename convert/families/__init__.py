@@ -22,10 +22,23 @@ from edge.errors import ConversionError
 KNOWN = {
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen",
+    "Qwen3ForCausalLM": "qwen",
+    "Phi3ForCausalLM": "phi3",
+    "GPT2LMHeadModel": "gpt2",
+    "Gemma2ForCausalLM": "gemma",
+    "Gemma3ForCausalLM": "gemma",
+    "Gemma3ForConditionalGeneration": "gemma",
 }
 # general.architecture of a GGUF file → the module that knows it
 GGUF_KNOWN = {
     "llama": "llama",
+    "qwen2": "qwen",
+    "qwen3": "qwen",
+    "phi3": "phi3",
+    "gpt2": "gpt2",
+    "gemma2": "gemma",
+    "gemma3": "gemma",
 }
 
 
