@@ -18,3 +18,20 @@ def need(raw: Mapping[str, Any], key: str, kind: type[int | float] = int) -> Any
     if not value > 0:
         raise ConversionError(f"config.json says {key} is {value}", hint="it has to be above 0")
     return value
+
+
+def given(raw: Mapping[str, Any], key: str, default: int) -> int:
+    """`need` where config.json has the key, `default` where it does not or has null."""
+    return default if raw.get(key) is None else int(need(raw, key))
+
+
+def grouped_heads(raw: Mapping[str, Any]) -> tuple[int, int]:
+    """Query heads and key-value heads. Raises ConversionError where one does not divide the other."""
+    heads = need(raw, "num_attention_heads")
+    kv_heads = given(raw, "num_key_value_heads", heads)
+    if heads % kv_heads:
+        raise ConversionError(
+            f"config.json has {heads} attention heads and {kv_heads} key-value heads",
+            hint="each key-value head has to serve the same number of heads",
+        )
+    return heads, kv_heads

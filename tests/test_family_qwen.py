@@ -1,0 +1,126 @@
+"""Qwen2 and Qwen3: written by their table, llama.cpp computes what the float64 pass computes."""
+
+import numpy as np
+import pytest
+from family_files import config_of_file, f32_file, float64, random_weights, relative
+
+from edge import gguf_header
+from edge.convert import numpy_ops
+from edge.convert.families import family_of, family_of_gguf, qwen
+from edge.convert.proof import file_logits
+from edge.errors import ConversionError
+
+BASE = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "max_position_embeddings": 512,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "vocab_size": 320,
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+    "sliding_window": 64,
+    "max_window_layers": 2,
+}
+QWEN3 = {**BASE, "architectures": ["Qwen3ForCausalLM"], "head_dim": 32, "attention_bias": False}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+VARIANTS = {
+    "qwen2.5": BASE,
+    "qwen2.5 0.5B's tied output": {**BASE, "tie_word_embeddings": True},
+    "qwen2 without groups": {**BASE, "num_key_value_heads": None},
+    "qwen3": QWEN3,
+    "qwen3 0.6B's tied output": {**QWEN3, "tie_word_embeddings": True},
+    "linear rope": {**QWEN3, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    "yarn as qwen2.5's card has it": {**BASE, "rope_scaling": YARN},
+    "yarn with slow and fast pairs": {**QWEN3, "rope_theta": 10000.0, "rope_scaling": YARN},
+    "yarn with its own attention factor": {
+        **QWEN3,
+        "rope_parameters": {**YARN, "rope_theta": 10000.0, "attention_factor": 1.3},
+    },
+}
+
+
+@pytest.mark.parametrize("raw", VARIANTS.values(), ids=VARIANTS)
+def test_llama_cpp_computes_what_the_reference_does_and_the_file_tells_its_config(tmp_path, raw):
+    config = qwen.read_config(raw)
+    weights = random_weights(qwen, config)
+    ids = np.random.default_rng(1).integers(3, 260, 200)
+    path = f32_file(tmp_path / "f32.gguf", qwen, config, weights)
+    _, logits = qwen.forward(numpy_ops, float64(weights), config, ids)
+    assert relative(file_logits(path, ids), logits) < 1e-3
+    assert config_of_file(path, qwen) == config
+    assert family_of(raw) is family_of_gguf(gguf_header.read(path).architecture) is qwen
+
+
+def test_a_window_counts_only_where_it_is_used():
+    unused = {**BASE, "sliding_window": 4, "num_hidden_layers": 1, "max_window_layers": 0}
+    used = {**unused, "use_sliding_window": True}
+    weights = random_weights(qwen, qwen.read_config(unused))
+    ids = np.arange(10, 40)
+    far, near = ids.copy(), ids.copy()
+    far[20], near[27] = 5, 5
+
+    def last(raw, tokens):
+        return qwen.forward(numpy_ops, weights.__getitem__, qwen.read_config(raw), tokens)[1][-1]
+
+    assert np.array_equal(last(used, ids), last(used, far))
+    assert not np.array_equal(last(used, ids), last(used, near))
+    assert not np.array_equal(last(unused, ids), last(unused, far))
+
+
+@pytest.mark.parametrize(
+    ("change", "windows"),
+    [
+        ({"use_sliding_window": False, "max_window_layers": 0}, (None, None)),
+        ({"max_window_layers": 2}, (None, None)),
+        ({"max_window_layers": 1}, (None, 64)),
+        ({"sliding_window": None, "max_window_layers": 0}, (None, None)),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, (64, None)),
+    ],
+)
+def test_a_file_promises_no_context_beyond_a_window_that_gguf_cannot_carry(change, windows):
+    config = qwen.read_config({**BASE, "use_sliding_window": True, **change})
+    assert config.windows == windows
+    assert qwen.metadata(config)["context_length"] == (64 if 64 in windows else 512)
+    assert len(qwen.notes(config)) == (64 in windows)
+
+
+def test_a_1m_model_promises_the_chunk_within_which_attention_is_plain():
+    chunks = {"chunk_size": 128, "local_size": 32, "original_max_position_embeddings": 128}
+    config = qwen.read_config({**BASE, "dual_chunk_attention_config": chunks})
+    assert qwen.metadata(config)["context_length"] == 96
+    assert "context is 96 tokens, not 512" in qwen.notes(config)[0]
+
+
+def test_yarn_widens_the_context_that_a_config_left_as_it_was():
+    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    assert qwen.read_config({**BASE, "rope_scaling": scaling}).context == 2048
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"hidden_size": None}, "no usable hidden_size"),
+        ({"num_key_value_heads": 3}, "4 attention heads and 3 key-value heads"),
+        ({"num_key_value_heads": "two"}, "no usable num_key_value_heads"),
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ({"head_dim": 32}, "4 heads of 32 are not as wide as the model, 64"),
+        ({"architectures": ["Qwen3ForCausalLM"], "attention_bias": True}, "attention_bias is true"),
+        ({"use_sliding_window": True, "layer_types": ["full_attention"]}, "1 layer_types for 2 layers"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope scaling 'dynamic'"),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 2.0}},
+            "lacks a usable 'original_max_position_embeddings'",
+        ),
+        ({"rope_scaling": {**YARN, "beta_fast": 16}}, "has beta_fast 16"),
+        ({"rope_scaling": {**YARN, "truncate": False}}, "has truncate False"),
+        ({"rope_scaling": {**YARN, "factor": 0.5}}, "is not possible"),
+    ],
+)
+def test_a_config_that_is_not_understood_is_refused(change, words):
+    with pytest.raises(ConversionError, match=words):
+        qwen.read_config({**BASE, **change})
