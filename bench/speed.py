@@ -106,12 +106,12 @@ class Worker:
         with self._process, suppress(BrokenPipeError):  # closes both pipes, which ends it, and waits
             pass
 
-    def turn(self, number: int) -> dict[str, float]:
-        """One prefill and one decode repetition, as rates."""
-        first = self._order(PREFILL_TOKENS, 1, 2 * number)
-        long = self._order(SHORT_PROMPT, DECODE_TOKENS, 2 * number + 1)
+    def turn(self, number: int, prompt: int = PREFILL_TOKENS, new: int = DECODE_TOKENS) -> dict[str, float]:
+        """One prefill of `prompt` tokens and one decode of `new`, as rates."""
+        first = self._order(prompt, 1, 2 * number)
+        long = self._order(SHORT_PROMPT, new, 2 * number + 1)
         return {
-            "prefill_tps": PREFILL_TOKENS / first["ttft_s"],
+            "prefill_tps": prompt / first["ttft_s"],
             "decode_tps": (long["tokens"] - 1) / (long["total_s"] - long["ttft_s"]),
             "ttft_s": first["ttft_s"],
             "peak_rss_bytes": long["peak_rss_bytes"],

@@ -29,7 +29,7 @@ VERBS = {
     "rm": "Remove a model.",
     "convert": "Make GGUF files of a checkpoint, proven.",
     "sessions": "List, show, export or remove saved conversations.",
-    "bench": "Measure speed and memory.",
+    "bench": "Measure speed, memory and quality.",
 }
 
 

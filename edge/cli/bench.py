@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import click
 
+from edge.cli.bench_quality import quality
 from edge.cli.output import emit_json, json_option, size, table
 from edge.cli.references import complete_ref
 
 
 @click.group()
 def command() -> None:
-    """Measure speed and memory."""
+    """Measure speed, memory and quality."""
+
+
+command.add_command(quality)
 
 
 @command.command()
