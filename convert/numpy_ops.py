@@ -20,6 +20,11 @@ def embed(table: Array, ids: Array) -> Array:
     return np.asarray(table[ids])
 
 
+def first(x: Array) -> Array:
+    """The first token of (tokens, width): (1, width)."""
+    return x[:1]
+
+
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """x · weightᵀ + bias; weight is (out, in) as checkpoints store it."""
     y: Array = x @ weight.T
@@ -35,6 +40,16 @@ def silu(x: Array) -> Array:
     """x · sigmoid(x)."""
     with np.errstate(over="ignore"):  # exp of a large negative x: the quotient is 0, as it should be
         return np.asarray(x / (1 + np.exp(-x)))
+
+
+def relu(x: Array) -> Array:
+    """What is above 0."""
+    return np.asarray(np.maximum(x, 0))
+
+
+def tanh(x: Array) -> Array:
+    """The hyperbolic tangent."""
+    return np.asarray(np.tanh(x))
 
 
 def gelu_tanh(x: Array) -> Array:
@@ -83,8 +98,9 @@ def attention(
     window: int | None = None,
     scale: float | None = None,
     cap: float | None = None,
+    causal: bool = True,
 ) -> Array:
-    """Causal attention; each key-value head serves `query heads / key heads` query heads.
+    """Attention to what came before, or to all; each key-value head serves `query heads / key heads` query heads.
 
     With a window, a token sees itself and the window − 1 tokens before it (Mistral, arXiv:2310.06825). Scores are
     multiplied by `scale`, 1 / √head size unless given, and drawn into ±cap where there is one.
@@ -93,6 +109,8 @@ def attention(
     scores = query @ key.transpose(0, 2, 1) * (scale or float(query.shape[-1]) ** -0.5)
     if cap is not None:
         scores = soft_cap(scores, cap)
+    if not causal:
+        return np.asarray(softmax(scores) @ value)
     distance = np.arange(scores.shape[1])[:, None] - np.arange(scores.shape[2])
     hidden = (distance < 0) | (distance >= (window or len(distance) + 1))
     return np.asarray(softmax(np.where(hidden, -np.inf, scores)) @ value)
