@@ -3,6 +3,12 @@
 Each has `read_config(raw)`, `weights(config)`, `metadata(config)`, `extra_tensors(config)`, `notes(config)` and
 `forward(ops, weight, config, ids)`; its configuration has `gguf_architecture`, `vocabulary` and `context`.
 
+A family may also have: `rename(name)`, its table's name for a checkpoint's; `IGNORED`, regular expressions of the
+table's names that may be there and are not used; `whole_fields(config, read)`, GGUF keys that are not the
+architecture's, `read(name)` giving tensors as float32; `head_weights(config)`, the tensors that `whole_fields` puts
+into the metadata. An encoder's configuration also has `task` ("embedding", "classification", "tokens": its output is
+None, logits (1, labels), logits (tokens, labels)) and `pooling`, a key of `encoder_config.POOLINGS`.
+
 `config_json(header, read)` is the way back: the config.json that a GGUF header (edge.gguf_header.Header) was made
 from, with `architectures` and `model_type`; `read(name)` gives a tensor of the file as float32, for what only
 tensors tell (Llama 3's rope). The ids of special tokens, the dtype and the like are added by the caller.
@@ -13,7 +19,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from edge.errors import ConversionError
@@ -29,6 +35,19 @@ KNOWN = {
     "Gemma2ForCausalLM": "gemma",
     "Gemma3ForCausalLM": "gemma",
     "Gemma3ForConditionalGeneration": "gemma",
+    "BertModel": "bert",
+    "BertForMaskedLM": "bert",
+    "BertForSequenceClassification": "bert",
+    "BertForTokenClassification": "bert",
+    "RobertaModel": "roberta",
+    "RobertaForSequenceClassification": "roberta",
+    "RobertaForTokenClassification": "roberta",
+    "XLMRobertaModel": "roberta",
+    "XLMRobertaForSequenceClassification": "roberta",
+    "XLMRobertaForTokenClassification": "roberta",
+    "DistilBertModel": "distilbert",
+    "DistilBertForSequenceClassification": "distilbert",
+    "DistilBertForTokenClassification": "distilbert",
 }
 # general.architecture of a GGUF file → the module that knows it
 GGUF_KNOWN = {
@@ -39,6 +58,7 @@ GGUF_KNOWN = {
     "gpt2": "gpt2",
     "gemma2": "gemma",
     "gemma3": "gemma",
+    "bert": "bert",  # of RoBERTa and DistilBERT, too: the family is the one of the config.json it gives
 }
 
 
@@ -70,3 +90,16 @@ def family_of_gguf(architecture: str) -> Any:
             hint=f"{nearest}known are {', '.join(GGUF_KNOWN)}",
         )
     return importlib.import_module(f".{GGUF_KNOWN[architecture]}", __name__)
+
+
+def table_names(family: Any, names: Iterable[str]) -> dict[str, str]:
+    """A family's name → the checkpoint's. Raises ConversionError where two of a checkpoint's mean the same."""
+    rename = getattr(family, "rename", str)
+    found: dict[str, str] = {}
+    for name in names:
+        if found.setdefault(rename(name), name) != name:
+            raise ConversionError(
+                f"the checkpoint has both {found[rename(name)]} and {name}",
+                hint="they are names of the same tensor",
+            )
+    return found
