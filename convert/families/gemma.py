@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from .gemma_config import PERIOD, UNUSED, Config, config_json, every_but, read_config
+from .gemma_config import PERIOD, Config, config_json, every_but, read_config
 from .weight import Array, Layout, Weight
 
 __all__ = [
-    "UNUSED",
+    "IGNORED",
     "Config",
     "config_json",
     "extra_tensors",
@@ -30,6 +30,8 @@ __all__ = [
     "weights",
 ]
 
+# The part that sees pictures, and a tied output under the name it has there.
+IGNORED = (r"(vision_tower|multi_modal_projector)\..*", r"language_model\.lm_head\.weight")
 # A norm multiplies by 1 + its weight; GGUF stores the sum.
 PLUS_ONE = Layout(to_gguf=lambda x: x + np.float32(1), to_checkpoint=lambda x: x - np.float32(1))
 

@@ -38,8 +38,6 @@ DEFAULTS: dict[str, Mapping[str, Any]] = {
     },
 }
 PICTURES = "Gemma3ForConditionalGeneration"
-# Tensors of the part that sees pictures: a file of the language model has none of them.
-UNUSED = ("vision_tower.", "multi_modal_projector.")
 # One layer in so many attends to everything, the others to a window.
 PERIOD = {2: 2, 3: 6}
 PATTERN_KEYS = ("sliding_window_pattern", "_sliding_window_pattern")
