@@ -87,12 +87,13 @@ class GGUFSource:
     def chunks(self, name: str, max_bytes: int, *, rows: int = 1) -> Iterator[Float32]:
         """A tensor as arrays (rows, row length), as many whole rows each as `max_bytes` of float32 hold.
 
-        A vector is one row. Each chunk but the last has a multiple of `rows` rows, at least one. Memory is one
-        chunk and a few MiB. Raises as `float32`.
+        But at least one, and always a multiple of `rows`; `rows` 0 gives the tensor whole. A vector is one row.
+        Memory is one chunk and a few MiB. Raises as `float32`.
         """
         shape = self.shape(name)
         columns, total = shape[-1], math.prod(shape)
-        step = rows * columns * max(1, max_bytes // (4 * rows * columns))
+        group = columns * rows if rows else total
+        step = group * max(1, max_bytes // (4 * group))
         for start in range(0, total, step):
             yield self.read(name, start, min(start + step, total)).reshape(-1, columns)
 
@@ -124,7 +125,7 @@ class GGUFSource:
 
     def fill(self, name: str, start: int, out: Bytes) -> Bytes:
         """Read as many bytes as `out` has, from byte `start` of the tensor on."""
-        place, rest = self.places[name], memoryview(out)
+        place, rest = self.places[name], out.data
         at = place.offset + start
         with reading(self.path):
             while rest:

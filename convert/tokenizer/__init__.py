@@ -14,9 +14,8 @@ from typing import Any
 
 from edge.errors import ConversionError
 
-from . import cases, files, probes, reference, sentencepiece, wordpiece
+from . import cases, files, reference, sentencepiece, wordpiece
 from .trial import Difference, add_fields, choose
-from .vocabulary import CONTROL, NORMAL, USER_DEFINED
 
 __all__ = ["Difference", "Proof", "Tokenizer", "add_fields", "convert"]
 
@@ -61,7 +60,7 @@ def convert(folder: Path, config: Mapping[str, Any], vocab_rows: int) -> Tokeniz
     else:
         assert found.sentencepiece is not None  # _original saw to it
         case = cases.from_model(source, found.sentencepiece)
-    texts = _texts(case, original)
+    texts = cases.texts(case, original)
     outcome = choose(case.candidates, original, texts, case.limits)
     limits: dict[str, int] = {}
     for difference in outcome.differences:
@@ -120,13 +119,3 @@ def _of_model(model: sentencepiece.Model, settings: Mapping[str, Any]) -> refere
         ids.get("bos") if settings.get("add_bos_token", decoder) else None,
         ids.get("eos") if settings.get("add_eos_token", not decoder) else None,
     )
-
-
-def _texts(case: cases.Case, original: reference.Reference) -> tuple[str, ...]:
-    """The probes for this vocabulary: the hard ones, its own words, its special tokens (the first 12)."""
-    typed = list(zip(case.vocabulary.tokens, case.vocabulary.types, strict=True))
-    spelt = (case.spell(token) for token, kind in typed if kind == NORMAL)
-    words = [word for word in spelt if word.strip() and "\0" not in word]  # llama.cpp's texts end at a NUL
-    marked = [token for token, kind in typed if kind in (CONTROL, USER_DEFINED)][:12]
-    own = probes.from_vocabulary(words)
-    return (*probes.HARD, *own, *(probes.around(marked) if original.parses_special else ()))

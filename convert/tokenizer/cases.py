@@ -12,7 +12,7 @@ from . import bpe, bytefallback, parts, probes, sentencepiece, specials, unigram
 from .files import Files
 from .reference import Reference, from_sentencepiece
 from .trial import Candidate, Limit
-from .vocabulary import Vocabulary, assemble, check_distinct
+from .vocabulary import CONTROL, NORMAL, USER_DEFINED, Vocabulary, assemble, check_distinct
 
 
 def _spaced(token: str) -> str:
@@ -107,6 +107,16 @@ def from_model(source: Source, model: sentencepiece.Model) -> Case:
     raise ConversionError(
         "the SentencePiece model is neither BPE nor Unigram", hint="llama.cpp has these two"
     )
+
+
+def texts(case: Case, original: Reference) -> tuple[str, ...]:
+    """The probes for this vocabulary: the hard ones, its own words, its special tokens (the first 12)."""
+    typed = list(zip(case.vocabulary.tokens, case.vocabulary.types, strict=True))
+    spelt = (case.spell(token) for token, kind in typed if kind == NORMAL)
+    words = [word for word in spelt if word.strip() and "\0" not in word]  # llama.cpp's texts end at a NUL
+    marked = [token for token, kind in typed if kind in (CONTROL, USER_DEFINED)][:12]
+    own = probes.from_vocabulary(words)
+    return (*probes.HARD, *own, *(probes.around(marked) if original.parses_special else ()))
 
 
 def _wordpiece(source: Source, tokenizer: Mapping[str, Any], model: Mapping[str, Any]) -> Case:

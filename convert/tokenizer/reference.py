@@ -43,7 +43,7 @@ def from_json(text: str) -> Reference:
         except Exception as error:
             raise ConversionError(f"the tokenizers package cannot encode {text[:40]!r}: {error}") from error
 
-    before, after = _around(encode("a"), encode("a", special=False))
+    before, after = around(encode("a"), encode("a", special=False))
     return Reference(encode, before, after, parses_special=True)
 
 
@@ -65,7 +65,7 @@ def from_sentencepiece(raw: bytes, bos: int | None, eos: int | None) -> Referenc
     return Reference(encode, before, after, parses_special=False)
 
 
-def _around(full: list[int], plain: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def around(full: list[int], plain: list[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What stands before and after `plain` in `full`. Raises ConversionError where it is more than one token."""
     for first in range(len(full) - len(plain) + 1):
         if full[first : first + len(plain)] == plain:
@@ -73,6 +73,6 @@ def _around(full: list[int], plain: list[int]) -> tuple[tuple[int, ...], tuple[i
             if len(before) <= 1 and len(after) <= 1:
                 return before, after
     raise ConversionError(
-        "tokenizer.json puts more than one token before or after a text",
+        "the tokenizer puts more than one token before or after a text",
         hint="llama.cpp adds one on each side",
     )
