@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from tiny import MERGES, SPECIALS, byte_letters
 
 from edge.convert.families import family_of
@@ -37,29 +36,65 @@ DECODER = {
     "tie_word_embeddings": False,
 }
 LLAMA = {**DECODER, "architectures": ["LlamaForCausalLM"], "model_type": "llama", "rope_theta": 10000.0}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+MISTRAL = {**LLAMA, "architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+QWEN2 = {**DECODER, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "rope_theta": 1000000.0}
+QWEN3 = {**QWEN2, "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 32}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+GEMMA2 = {
+    **DECODER,
+    "architectures": ["Gemma2ForCausalLM"],
+    "model_type": "gemma2",
+    "hidden_size": 96,  # its root, by which the embedding is multiplied, is no whole number
+    "head_dim": 32,
+    "query_pre_attn_scalar": 32,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "sliding_window": 16,
+    "num_hidden_layers": 4,
+    "attn_logit_softcapping": 2.0,  # of a model so small, that a real one's 50 would change nothing
+    "final_logit_softcapping": 3.0,
+    "tie_word_embeddings": True,
+}
+GEMMA3 = {
+    **DECODER,
+    "architectures": ["Gemma3ForCausalLM"],
+    "model_type": "gemma3_text",
+    "hidden_size": 96,
+    "head_dim": 32,
+    "query_pre_attn_scalar": 32,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "sliding_window": 16,
+    "sliding_window_pattern": 6,
+    "num_hidden_layers": 7,
+    "rope_theta": 1000000.0,
+    "rope_local_base_freq": 10000.0,
+    "tie_word_embeddings": True,
+}
 
 # case → config.json
 CASES: dict[str, dict[str, Any]] = {
     "llama": LLAMA,
-    "llama-llama3-rope": {
-        **LLAMA,
-        "rope_theta": 500000.0,
-        "rope_scaling": {
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 64,
-        },
-    },
+    "llama-llama3-rope": {**LLAMA, "rope_theta": 500000.0, "rope_scaling": LLAMA3_ROPE},
     "llama-linear-rope": {**LLAMA, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
     "llama-tied": {**LLAMA, "tie_word_embeddings": True},
     "llama-biases-wide-heads": {**LLAMA, "attention_bias": True, "mlp_bias": True, "head_dim": 32},
-    "mistral": {**LLAMA, "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None},
-    "mistral-window": {
-        **LLAMA, "architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 16,
-    },
-}  # fmt: skip
+    "mistral": {**MISTRAL, "sliding_window": None},
+    "mistral-window": {**MISTRAL, "sliding_window": 16},
+    "qwen2": QWEN2,
+    "qwen2-tied": {**QWEN2, "tie_word_embeddings": True},
+    "qwen2-yarn": {**QWEN2, "rope_scaling": YARN},
+    "qwen2-window": {**QWEN2, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
+    "qwen3": QWEN3,
+    "gemma2": GEMMA2,
+    "gemma3": GEMMA3,
+    "gemma3-linear-rope": {**GEMMA3, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+}
 
 
 def weights(case: str) -> dict[str, Array]:
