@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,37 +13,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge import gguf_header
-from edge.engine.binding import listen, llama, why
-from edge.engine.vocab import Vocab
 from edge.errors import ConversionError
 from edge.store.content import digest
 
+from .computed import Outputs, file_logits, loaded, outputs, task_of, tokens
+
+__all__ = [
+    "Certificate",
+    "Comparison",
+    "Reference",
+    "certify",
+    "expected",
+    "file_logits",
+    "loaded",
+    "text_ids",
+]
+
 Array = NDArray[Any]
 
-# Enough kinds of text to use every part of a model; all comparisons are on it.
-TEXT = (
-    "The ferry left at 7:45, later than the timetable said, and nobody on the quay seemed to mind. Clara counted "
-    "the crates twice: forty-two of oranges, nine of lamp oil, one marked «fragile» in three languages. "
-    "If x + 3 = 10, then x is 7. She wrote it all down.\n\n"
-    "def total(items):\n    return sum(item.price for item in items)\n"
+# Enough kinds of text to use every part of a model; all comparisons are on it. Decoders read it as one text,
+# encoders, which give one answer a text, as four.
+TEXTS = (
+    "The ferry left at 7:45, later than the timetable said, and nobody on the quay seemed to mind.",
+    "Clara counted the crates twice: forty-two of oranges, nine of lamp oil, one marked «fragile» in three languages.",
+    "If x + 3 = 10, then x is 7. She wrote it all down.",
+    "def total(items):\n    return sum(item.price for item in items)\n",
 )
+TEXT = " ".join(TEXTS[:3]) + "\n\n" + TEXTS[3]
 # A file that holds every weight must compute the same, up to arithmetic in f16 and bf16.
 EXACT = {"f32": 0.02, "f16": 0.05, "bf16": 0.1}
+MANY = 10
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Logits of the file against the reference's, over all positions of the fixed text.
+    """What the file gives against the reference, over the fixed text; None where its kind of model has no such thing.
 
-    logit_error     greatest absolute difference over the reference's greatest absolute logit
-    kl_divergence   mean over positions of KL(reference ‖ file), in nats
-    top1_agreement  share of positions at which both think the same token the likeliest
+    tokens          positions that were compared
+    hidden_error    greatest absolute difference of hidden states after the last norm over their greatest
+                    absolute value in the reference
+    logit_error     the same of logits: of a decoder's vocabulary, or of a classifier's labels
+    kl_divergence   mean of KL(reference ‖ file) over positions, or over texts for a classifier of texts, in nats
+    top1_agreement  share of those at which both think the same the likeliest
+    cosine          smallest cosine of a text's embedding with the reference's
     """
 
     tokens: int
-    logit_error: float
-    kl_divergence: float
-    top1_agreement: float
+    hidden_error: float | None = None
+    logit_error: float | None = None
+    kl_divergence: float | None = None
+    top1_agreement: float | None = None
+    cosine: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,12 +83,56 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a file is held to: the source's hashes by file, its tokenizer's proof, ids and logits of the text."""
+    """What a file is held to: the source's hashes by file, its tokenizer's proof, and what it computes.
+
+    `ids` (tokens,) are all texts one after the other, `lengths` the tokens of each, one text where it is empty;
+    `logits`, `hidden` and `pooled` are as in `Outputs`, and are not compared where they are None.
+    """
 
     source: Mapping[str, str]
     tokenizer: Mapping[str, Any]
     ids: Array
-    logits: Array
+    logits: Array | None
+    hidden: Array | None = None
+    pooled: Array | None = None
+    lengths: tuple[int, ...] = ()
+
+    @property
+    def texts(self) -> list[Array]:
+        return np.split(self.ids, np.cumsum(self.lengths)[:-1]) if self.lengths else [self.ids]
+
+
+def expected(
+    file: Path,
+    compute: Callable[[Array], tuple[Array, Array | None]] | None,
+    source: Mapping[str, str],
+    tokenizer: Mapping[str, Any],
+    pooling: str = "none",
+) -> Reference:
+    """The reference for the fixed text in the tokens of `file`.
+
+    `compute` is a family's pass, ids → (hidden states, output), and `pooling` its configuration's (mean, cls, last,
+    none); without a pass, `file` itself is the reference. Raises ConversionError as `outputs` does.
+    """
+    texts = tokens(file, [TEXT] if task_of(gguf_header.read(file)) == "generation" else TEXTS)
+    if compute is None:
+        ours = outputs(file, texts)
+    else:
+        passes = [compute(ids) for ids in texts]
+        logits = [output for _, output in passes if output is not None]
+        pooled = [pool(hidden, pooling) for hidden, output in passes if output is None and pooling != "none"]
+        ours = Outputs(
+            np.concatenate([hidden for hidden, _ in passes]),
+            np.concatenate(logits) if logits else None,
+            np.stack(pooled) if pooled else None,
+        )
+    lengths = tuple(len(ids) for ids in texts)
+    return Reference(source, tokenizer, np.concatenate(texts), ours.logits, ours.hidden, ours.pooled, lengths)
+
+
+def pool(hidden: Array, way: str) -> Array:
+    """One vector (width,) of hidden states (tokens, width)."""
+    return np.asarray({"mean": hidden.mean(axis=0), "cls": hidden[0], "last": hidden[-1]}[way])
 
 
 def certify(path: Path, level: str, reference: Reference, *, exact: bool) -> Certificate:
@@ -79,12 +140,13 @@ def certify(path: Path, level: str, reference: Reference, *, exact: bool) -> Cer
 
     Raises ConversionError where a level that loses nothing (`exact`: and was not bent) does not compute the same.
     """
-    comparison = compare(file_logits(path, reference.ids), reference.logits)
+    comparison = compare(outputs(path, reference.texts), reference)
     bound = EXACT.get(level) if exact else None
-    if bound is not None and not (comparison.logit_error <= bound and comparison.top1_agreement >= 0.9):
+    # Of many positions few may lie between two choices; of a few texts any may.
+    many = reference.logits is not None and len(reference.logits) >= MANY
+    if bound is not None and (wrong := beyond(comparison, bound, many)):
         raise ConversionError(
-            f"{path.name} does not compute what its source does: logit error {comparison.logit_error:.3g}, "
-            f"top-1 agreement {comparison.top1_agreement:.0%}",
+            f"{path.name} does not compute what its source does: {', '.join(wrong)}",
             hint="this is a bug, or a model that only looks like its family",
         )
     return Certificate(
@@ -100,6 +162,20 @@ def certify(path: Path, level: str, reference: Reference, *, exact: bool) -> Cer
     )
 
 
+def beyond(comparison: Comparison, bound: float, many: bool) -> list[str]:
+    """The figures that an exact file cannot have; `many` choices also have to agree."""
+    wrong = [
+        f"{name.replace('_', ' ')} {value:.3g}"
+        for name in ("hidden_error", "logit_error")
+        if (value := getattr(comparison, name)) is not None and not value <= bound
+    ]
+    if comparison.cosine is not None and not comparison.cosine >= 1 - bound:
+        wrong.append(f"cosine {comparison.cosine:.3g}")
+    if many and comparison.top1_agreement is not None and not comparison.top1_agreement >= 0.9:
+        wrong.append(f"top-1 agreement {comparison.top1_agreement:.0%}")
+    return wrong
+
+
 def write(certificate: Certificate, path: Path) -> Path:
     """Put the certificate beside its file, atomically."""
     target = path.with_suffix(".json")
@@ -109,16 +185,51 @@ def write(certificate: Certificate, path: Path) -> Path:
     return target
 
 
-def compare(theirs: Array, reference: Array) -> Comparison:
-    """How far two sets of logits (tokens, vocabulary) are apart."""
+def compare(theirs: Outputs, reference: Reference) -> Comparison:
+    """How far a file's outputs are from the reference's. Raises ConversionError where it gives others."""
+    figures: dict[str, float] = {}
+    if reference.hidden is not None:
+        figures["hidden_error"] = error(theirs.hidden, reference.hidden)
+    if reference.logits is not None:
+        logits = matching("logits", theirs.logits, reference.logits)
+        figures["logit_error"] = error(logits, reference.logits)
+        if logits.shape[-1] > 1:  # one label is a number, not a choice
+            figures |= choices(logits, reference.logits)
+    if reference.pooled is not None:
+        figures["cosine"] = cosine(matching("embeddings", theirs.pooled, reference.pooled), reference.pooled)
+    return Comparison(len(reference.ids), **figures)
+
+
+def matching(name: str, theirs: Array | None, ours: Array) -> Array:
+    """The file's outputs, if they are there in the reference's shape. Raises ConversionError."""
+    if theirs is None or theirs.shape != ours.shape:
+        given = f"no {name}" if theirs is None else f"{name} of shape {theirs.shape}"
+        raise ConversionError(
+            f"the file gives {given}, its source {name} of shape {ours.shape}",
+            hint="they are not of the same model",
+        )
+    return theirs
+
+
+def error(theirs: Array, reference: Array) -> float:
+    """The greatest absolute difference over the reference's greatest absolute value."""
+    return float(np.abs(theirs - reference).max() / np.abs(reference).max())
+
+
+def cosine(theirs: Array, reference: Array) -> float:
+    """The smallest cosine of two rows."""
+    lengths = np.linalg.norm(theirs, axis=-1) * np.linalg.norm(reference, axis=-1)
+    return float(((theirs * reference).sum(axis=-1) / lengths).min())
+
+
+def choices(theirs: Array, reference: Array) -> dict[str, float]:
+    """How much the probabilities of two sets of logits (positions, classes) differ."""
     log_reference, log_theirs = log_softmax(reference), log_softmax(theirs)
     divergence = (np.exp(log_reference) * (log_reference - log_theirs)).sum(axis=-1)
-    return Comparison(
-        tokens=len(reference),
-        logit_error=float(np.abs(theirs - reference).max() / np.abs(reference).max()),
-        kl_divergence=float(divergence.mean()),
-        top1_agreement=float((theirs.argmax(axis=-1) == reference.argmax(axis=-1)).mean()),
-    )
+    return {
+        "kl_divergence": float(divergence.mean()),
+        "top1_agreement": float((theirs.argmax(axis=-1) == reference.argmax(axis=-1)).mean()),
+    }
 
 
 def log_softmax(logits: Array) -> Array:
@@ -127,63 +238,6 @@ def log_softmax(logits: Array) -> Array:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def file_logits(path: Path, ids: Array) -> Array:
-    """llama.cpp's logits of a file for every position of a prompt: (tokens, vocabulary), f32.
-
-    Raises ConversionError where llama.cpp does not load or decode it.
-    """
-    with loaded(path) as model:
-        return model_logits(llama(), model, ids)
-
-
 def text_ids(path: Path) -> Array:
     """The fixed text in the file's own tokens."""
-    with loaded(path, vocab_only=True) as model:
-        return np.array(Vocab(model).tokens(TEXT))
-
-
-@contextmanager
-def loaded(path: Path, *, vocab_only: bool = False) -> Iterator[Any]:
-    """A model on the CPU, freed afterwards. Raises ConversionError where llama.cpp does not load it."""
-    lib = llama()
-    listen()
-    params = lib.llama_model_default_params()
-    params.n_gpu_layers, params.vocab_only = 0, vocab_only
-    model = lib.llama_model_load_from_file(os.fsencode(path), params)
-    if not model:
-        raise ConversionError(f"llama.cpp does not load {path.name}: {why('it gives no reason')}")
-    try:
-        yield model
-    finally:
-        lib.llama_model_free(model)
-
-
-def model_logits(lib: Any, model: Any, ids: Array) -> Array:
-    params = lib.llama_context_default_params()
-    params.n_ctx = params.n_batch = params.n_ubatch = max(256, len(ids))
-    params.n_threads = params.n_threads_batch = os.cpu_count() or 1
-    # The weights are judged, not the cache; flash attention would round keys and values to f16 all the same.
-    params.type_k = params.type_v = lib.GGML_TYPE_F32
-    params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    context = lib.llama_init_from_model(model, params)
-    if not context:
-        raise ConversionError(f"llama.cpp opens no context for it: {why('it gives no reason')}")
-    batch = lib.llama_batch_init(len(ids), 0, 1)
-    try:
-        for row, token in enumerate(ids):
-            batch.token[row], batch.pos[row], batch.n_seq_id[row], batch.logits[row] = (
-                int(token),
-                row,
-                1,
-                True,
-            )
-            batch.seq_id[row][0] = 0
-        batch.n_tokens = len(ids)
-        if lib.llama_decode(context, batch):
-            raise ConversionError(f"llama.cpp does not decode it: {why('it gives no reason')}")
-        size = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
-        rows = ctypes.cast(lib.llama_get_logits(context), ctypes.POINTER(ctypes.c_float))
-        return np.array(np.ctypeslib.as_array(rows, shape=(len(ids), size)))
-    finally:
-        lib.llama_batch_free(batch)
-        lib.llama_free(context)
+    return tokens(path, [TEXT])[0]

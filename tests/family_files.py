@@ -17,20 +17,29 @@ def random_weights(family, config, seed=0):
             return noise / np.sqrt(weight.shape[-1])
         return (weight.source.endswith("weight")) + 0.1 * noise
 
-    return {weight.source: values(weight).astype(np.float32) for weight in family.weights(config)}
+    return {weight.source: values(weight).astype(np.float32) for weight in table(family, config)}
+
+
+def table(family, config):
+    """All that a checkpoint has: the file's tensors, and a head's that stand in its metadata."""
+    return [*family.weights(config), *getattr(family, "head_weights", lambda config: ())(config)]
 
 
 def f32_file(path, family, config, weights):
     """The model in llama.cpp's form, with the tiny test tokenizer."""
     writer = gguf.GGUFWriter(path, config.gguf_architecture)
-    for key, value in family.metadata(config).items():
+    fields = {f"{config.gguf_architecture}.{key}": value for key, value in family.metadata(config).items()}
+    if hasattr(family, "whole_fields"):
+        fields |= family.whole_fields(config, weights.__getitem__)
+    for key, value in fields.items():
         kind = {
             int: writer.add_uint32,
             float: writer.add_float32,
             str: writer.add_string,
             bool: writer.add_bool,
+            list: writer.add_array,
         }
-        kind[type(value)](f"{config.gguf_architecture}.{key}", value)
+        kind[type(value)](key, value)
     add_tokenizer(writer, config.vocabulary, "smollm")
     for weight in family.weights(config):
         values = weights[weight.source]
