@@ -115,6 +115,12 @@ def test_a_file_promises_no_context_beyond_a_window_that_llama_cpp_leaves_out():
     assert "a context above 300 tokens" in note
 
 
+def test_a_share_of_rotated_elements_survives_being_cut_to_an_int():
+    for head_size in range(2, 257, 2):
+        for rotated in range(2, head_size + 1, 2):
+            assert int(head_size * phi3.share(rotated, head_size)) == rotated
+
+
 def test_a_window_hides_what_is_farther_away():
     config = phi3.read_config({**BASE, "sliding_window": 4, "num_hidden_layers": 1})
     weights = random_weights(phi3, config)
@@ -138,11 +144,14 @@ def test_a_window_hides_what_is_farther_away():
         ({"head_dim": 32}, "4 heads of 32 are not as wide as the model, 64"),
         ({"partial_rotary_factor": 1.5}, "partial_rotary_factor is 1.5"),
         ({"partial_rotary_factor": 0.2}, "partial_rotary_factor is 0.2"),  # of 16: an odd 3
+        ({"partial_rotary_factor": 0.1}, "partial_rotary_factor is 0.1"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope scaling 'linear'"),
         ({"rope_scaling": {"type": "longrope", "long_factor": [1.0] * 8}}, "lacks a usable 'short_factor'"),
         ({"rope_scaling": {**FACTORS, "short_factor": [1.0] * 7}}, "7 short and 8 long rope factors"),
         ({"rope_scaling": {**FACTORS, "short_factor": [0.0] * 8}}, "8 of each are needed, above 0"),
-        ({"rope_scaling": FACTORS, "original_max_position_embeddings": None}, "lacks a usable"),
+        ({"rope_scaling": FACTORS, "original_max_position_embeddings": None}, "no usable original"),
+        ({"rope_theta": "wide"}, "no usable rope_theta"),
+        ({"rope_scaling": "longrope"}, "rope scaling is 'longrope'"),
     ],
 )
 def test_a_config_that_is_not_understood_is_refused(change, words):

@@ -35,3 +35,17 @@ def grouped_heads(raw: Mapping[str, Any]) -> tuple[int, int]:
             hint="each key-value head has to serve the same number of heads",
         )
     return heads, kv_heads
+
+
+def rope_of(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], str, float]:
+    """The keys that describe the rotations' stretching, its kind (`default` is none) and the rotations' base.
+
+    Since version 5 transformers writes all under rope_parameters. Raises ConversionError for what is unusable.
+    """
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(rope, Mapping):
+        raise ConversionError(f"config.json's rope scaling is {rope!r}", hint="the checkpoint is incomplete")
+    base = need(
+        {"rope_theta": rope.get("rope_theta") or raw.get("rope_theta") or 10000.0}, "rope_theta", float
+    )
+    return rope, str(rope.get("rope_type") or rope.get("type") or "default"), float(base)

@@ -12,7 +12,7 @@ import numpy as np
 from edge.errors import ConversionError
 from edge.gguf_header import Header
 
-from .config import given
+from .config import need, rope_of
 from .from_header import Read, decimal, number
 from .rope import Rope
 from .weight import Array
@@ -48,24 +48,21 @@ def read_longrope(raw: Mapping[str, Any], size: int, context: int) -> LongRope |
 
     Raises ConversionError for what is missing or is another scaling. Phi-3's first configs call it su or yarn.
     """
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    kind = rope.get("rope_type") or rope.get("type") or "default"
+    rope, kind, base = rope_of(raw)
     if kind == "default":
         return None
     if kind not in ("longrope", "su", "yarn"):
         raise ConversionError(f"rope scaling {kind!r} is not known for this family", hint="known: longrope")
     # transformers lets the outer key win
-    original = given(
-        raw, "original_max_position_embeddings", rope.get("original_max_position_embeddings") or 0
-    )
+    key = "original_max_position_embeddings"
+    original = need({key: rope.get(key) if raw.get(key) is None else raw[key]}, key)
     try:
-        base = float(rope.get("rope_theta") or raw.get("rope_theta") or 10000.0)
         short, long = (tuple(decimal(float(x)) for x in rope[key]) for key in ("short_factor", "long_factor"))
         scale = rope.get("attention_factor")
         if scale is None:
             scale = usual_scale(float(rope.get("factor") or context / original), original)
         found = LongRope(base, short, long, original, float(scale))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ConversionError(f"config.json's rope scaling {kind!r} lacks a usable {error}") from None
     if {len(short), len(long)} != {size // 2} or min(*short, *long, found.scale) <= 0:
         raise ConversionError(
@@ -77,7 +74,7 @@ def read_longrope(raw: Mapping[str, Any], size: int, context: int) -> LongRope |
 
 def usual_scale(factor: float, original_context: int) -> float:
     """√(1 + ln factor / ln original context), the paper's; 1 where nothing is stretched."""
-    return math.sqrt(1 + math.log(factor) / math.log(original_context)) if factor > 1 else 1.0
+    return math.sqrt(1 + math.log(factor) / math.log(max(2, original_context))) if factor > 1 else 1.0
 
 
 def longrope_metadata(rope: LongRope) -> dict[str, int | float | str]:
@@ -97,6 +94,10 @@ def longrope_fields(header: Header, read: Read) -> dict[str, Any]:
     """config.json's keys of a file that has the tensors of divisors."""
     original = header.get("{arch}.rope.scaling.original_context_length", int)
     context = header.get("{arch}.context_length", int)
+    if original < 1:
+        raise ConversionError(
+            f"rope.scaling.original_context_length is {original}", hint="it has to be above 0"
+        )
     fields: dict[str, Any] = {
         "rope_type": "longrope",
         "short_factor": [decimal(x) for x in read(SHORT).reshape(-1).tolist()],

@@ -6,6 +6,7 @@ the GGUF specification.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from edge.errors import ConversionError
 from edge.gguf_header import Header
 
-from .config import given, grouped_heads, need
+from .config import given, grouped_heads, need, rope_of
 from .from_header import Read, number, same_in_all_layers, shapes, vocabulary, without
 from .longrope import LONG, LongRope, longrope_fields, longrope_metadata, longrope_tensors, read_longrope
 from .rope import Rope
@@ -72,11 +73,15 @@ def read_config(raw: Mapping[str, Any]) -> Config:
             f"{heads} heads of {raw.get('head_dim') or width / heads:g} are not as wide as the model, {width}",
             hint="llama.cpp's phi3 has no other",
         )
-    rope = raw.get("rope_parameters") or {}
-    share = rope.get("partial_rotary_factor", raw.get("partial_rotary_factor") or 1.0)
-    if not isinstance(share, (int, float)) or not 0 < share <= 1 or int(width // heads * share) % 2:
-        raise ConversionError(f"config.json says partial_rotary_factor is {share!r}")
-    rotated, context = int(width // heads * share), need(raw, "max_position_embeddings")
+    rope, _, base = rope_of(raw)
+    part = rope.get("partial_rotary_factor", raw.get("partial_rotary_factor") or 1.0)
+    rotated = int(width // heads * part) if isinstance(part, (int, float)) and 0 < part <= 1 else 0
+    if rotated < 2 or rotated % 2:
+        raise ConversionError(
+            f"config.json says partial_rotary_factor is {part!r}",
+            hint="pairs of elements rotate, one at least",
+        )
+    context = need(raw, "max_position_embeddings")
     longrope = read_longrope(raw, rotated, context)
     return Config(
         layers=need(raw, "num_hidden_layers"),
@@ -88,7 +93,7 @@ def read_config(raw: Mapping[str, Any]) -> Config:
         vocabulary=need(raw, "vocab_size"),
         context=context,
         epsilon=need(raw, "rms_norm_eps", float),
-        base=float(rope.get("rope_theta") or raw.get("rope_theta") or 10000.0),
+        base=base,
         longrope=longrope,
         window=raw.get("sliding_window") or None,
         tied=bool(raw.get("tie_word_embeddings", False)),
@@ -105,6 +110,8 @@ def config_json(header: Header, read: Read) -> dict[str, Any]:
     heads = same_in_all_layers(header, "{arch}.attention.head_count")
     width = header.get("{arch}.embedding_length", int)
     head_size = width // max(1, heads)
+    if not head_size:
+        raise ConversionError(f"the file has {heads} heads for a width of {width}", hint="it is damaged")
     without(header, {"{arch}.attention.key_length": head_size, "{arch}.attention.value_length": head_size})
     tensors = shapes(header)
     if LONG not in tensors:
@@ -124,10 +131,16 @@ def config_json(header: Header, read: Read) -> dict[str, Any]:
         "tie_word_embeddings": "output.weight" not in tensors,
         # llama.cpp's own converter states the window that llama.cpp leaves out; 0 is none
         "sliding_window": header.get("{arch}.attention.sliding_window", int, 0) or None,
-        "partial_rotary_factor": header.get("{arch}.rope.dimension_count", int, head_size) / head_size,
+        "partial_rotary_factor": share(header.get("{arch}.rope.dimension_count", int, head_size), head_size),
         "rope_theta": number(header, "{arch}.rope.freq_base", 10000.0),
         **(longrope_fields(header, read) if LONG in tensors else {}),
     }
+
+
+def share(rotated: int, head_size: int) -> float:
+    """The partial_rotary_factor that says so, for readers who cut their product with the head size to an int."""
+    found = rotated / head_size
+    return found if int(head_size * found) == rotated else math.nextafter(found, 1)
 
 
 def weights(config: Config) -> tuple[Weight, ...]:

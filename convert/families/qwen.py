@@ -13,11 +13,11 @@ from typing import Any
 from edge.errors import ConversionError
 from edge.gguf_header import Header
 
-from .config import given, grouped_heads, need
+from .config import given, grouped_heads, need, rope_of
 from .from_header import Read, number, rope_fields, same_in_all_layers, shapes, vocabulary, without
 from .rope import Rope, read_rope
 from .weight import Array, Weight
-from .yarn import Yarn, is_yarn, read_yarn, yarn_fields, yarn_metadata
+from .yarn import Yarn, read_yarn, yarn_fields, yarn_metadata
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def read_config(raw: Mapping[str, Any]) -> Config:
             f"{heads} heads of {head_size} are not as wide as the model, {width}",
             hint="llama.cpp's qwen2 has no other",
         )
-    rope = read_yarn(raw) if is_yarn(raw) else read_rope(raw)
+    rope = read_yarn(raw) if rope_of(raw)[1] == "yarn" else read_rope(raw)
     if isinstance(rope, Rope) and rope.llama3:
         raise ConversionError(
             "rope scaling 'llama3' is not known for this family", hint="known: linear, yarn"

@@ -12,6 +12,7 @@ import numpy as np
 from edge.errors import ConversionError
 from edge.gguf_header import Header
 
+from .config import rope_of
 from .from_header import number
 from .rope import Rope
 from .weight import Array
@@ -55,15 +56,9 @@ class Yarn:
         return np.asarray(plain / self.factor * stretched + plain * (1 - stretched))
 
 
-def is_yarn(raw: Mapping[str, Any]) -> bool:
-    """Whether config.json asks for it."""
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    return (rope.get("rope_type") or rope.get("type")) == "yarn"
-
-
 def read_yarn(raw: Mapping[str, Any]) -> Yarn:
     """Out of config.json. Raises ConversionError for what is missing and what llama.cpp has no place for."""
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    rope, _, base = rope_of(raw)
     usual = {"beta_fast": (None, FAST), "beta_slow": (None, SLOW), "truncate": (None, True)}
     for key, values in (usual | {"mscale": (None,), "mscale_all_dim": (None,)}).items():
         if rope.get(key) not in values:
@@ -74,7 +69,7 @@ def read_yarn(raw: Mapping[str, Any]) -> Yarn:
     try:
         attention = rope.get("attention_factor")
         found = Yarn(
-            base=float(rope.get("rope_theta") or raw.get("rope_theta") or 10000.0),
+            base=base,
             factor=float(rope["factor"]),
             original_context=int(rope["original_max_position_embeddings"]),
             attention=None if attention is None else float(attention),
