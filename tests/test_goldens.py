@@ -21,15 +21,22 @@ NO_FILE = {"mistral-window", "qwen2-window"}
 
 def golden_of(case):
     found = json.loads((GOLDENS / f"{case}.json").read_text())
-    return np.array(found["ids"]), np.array(found["logits"]), np.array(found["last_logits"])
+    return {key: np.array(found[key]) for key in ("ids", "begin", "last", "head") if key in found}
 
 
-def error(logits, golden):
-    """Greatest difference over the golden's greatest logit."""
-    _, some, last = golden
-    ours = np.concatenate([logits[:, : some.shape[1]].ravel(), logits[-1]])
-    theirs = np.concatenate([some.ravel(), last])
+def error(rows, golden):
+    """Greatest difference over the golden's greatest number."""
+    ours = np.concatenate([rows[:, : golden["begin"].shape[1]].ravel(), rows[-1]])
+    return relative(ours, np.concatenate([golden["begin"].ravel(), golden["last"]]))
+
+
+def relative(ours, theirs):
+    assert ours.shape == theirs.shape
     return np.abs(ours - theirs).max() / np.abs(theirs).max()
+
+
+def is_encoder(case):
+    return not tiny_checkpoints.CASES[case]["architectures"][0].endswith(("ForCausalLM", "LMHeadModel"))
 
 
 def model_of(case):
@@ -40,15 +47,21 @@ def model_of(case):
 def test_every_case_has_a_golden_of_its_own_and_no_golden_is_left_over():
     assert {path.stem for path in GOLDENS.glob("*.json")} == set(tiny_checkpoints.CASES)
     for case, config in tiny_checkpoints.CASES.items():
-        assert golden_of(case)[0].tolist() == tiny_checkpoints.ids(config).tolist()
+        assert golden_of(case)["ids"].tolist() == tiny_checkpoints.ids(config).tolist()
 
 
 @pytest.mark.parametrize("case", tiny_checkpoints.CASES)
 def test_our_pass_computes_what_transformers_does(case):
     family, config, weights = model_of(case)
     golden = golden_of(case)
-    _, logits = family.forward(numpy_ops, lambda name: weights[name].astype(np.float64), config, golden[0])
-    assert error(logits, golden) < 1e-4
+    hidden, logits = family.forward(
+        numpy_ops, lambda name: weights[name].astype(np.float64), config, golden["ids"]
+    )
+    assert error(hidden if is_encoder(case) else logits, golden) < 1e-4
+    if is_encoder(case):
+        assert (logits is None) == ("head" not in golden)
+    if "head" in golden:
+        assert relative(logits, golden["head"]) < 1e-4
 
 
 @pytest.mark.parametrize("case", [case for case in tiny_checkpoints.CASES if case not in NO_FILE])
@@ -60,4 +73,4 @@ def test_llama_cpp_computes_what_transformers_does(tmp_path, case):
     bound = (
         1e-3 if "gelu" in str(tiny_checkpoints.CASES[case]) else 1e-4
     )  # ggml looks GELU up in an f16 table
-    assert error(file_logits(made.path, golden[0]), golden) < bound
+    assert error(file_logits(made.path, golden["ids"]), golden) < bound

@@ -76,6 +76,56 @@ GEMMA3 = {
     "rope_local_base_freq": 10000.0,
     "tie_word_embeddings": True,
 }
+PHI3 = {
+    **DECODER,
+    "architectures": ["Phi3ForCausalLM"],
+    "model_type": "phi3",
+    "rope_theta": 10000.0,
+    "sliding_window": None,
+}
+LONGROPE = {
+    "type": "longrope",
+    "short_factor": [1.0, 1.05, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0],
+    "long_factor": [1.1, 1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0],
+}
+BERT = {
+    "architectures": ["BertModel"],
+    "model_type": "bert",
+    "hidden_act": "gelu",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "layer_norm_eps": 1e-12,
+    "max_position_embeddings": 512,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "pad_token_id": 0,
+    "type_vocab_size": 2,
+    "vocab_size": 320,
+}
+ROBERTA = {
+    **BERT,
+    "architectures": ["RobertaModel"],
+    "model_type": "roberta",
+    "layer_norm_eps": 1e-5,
+    "max_position_embeddings": 514,
+    "pad_token_id": 1,
+    "type_vocab_size": 1,
+}
+DISTILBERT = {
+    "architectures": ["DistilBertModel"],
+    "model_type": "distilbert",
+    "activation": "gelu",
+    "dim": 64,
+    "hidden_dim": 96,
+    "max_position_embeddings": 512,
+    "n_heads": 4,
+    "n_layers": 2,
+    "pad_token_id": 0,
+    "vocab_size": 320,
+}
+LABELS = {"id2label": {"0": "bad", "1": "fair", "2": "good"}, "label2id": {"bad": 0, "fair": 1, "good": 2}}
+# What stands before the names of a model that has a classifier's head beside it
+PREFIXES = {"bert": "bert.", "roberta": "roberta.", "xlm-roberta": "roberta.", "distilbert": "distilbert."}
 
 # case → config.json
 CASES: dict[str, dict[str, Any]] = {
@@ -94,14 +144,40 @@ CASES: dict[str, dict[str, Any]] = {
     "gemma2": GEMMA2,
     "gemma3": GEMMA3,
     "gemma3-linear-rope": {**GEMMA3, "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
-}
+    "phi3": PHI3,
+    "phi3-longrope-short": {
+        **PHI3, "rope_scaling": LONGROPE, "max_position_embeddings": 1024, "original_max_position_embeddings": 512,
+    },
+    "phi3-longrope-long": {
+        **PHI3, "rope_scaling": LONGROPE, "max_position_embeddings": 1024, "original_max_position_embeddings": 32,
+    },
+    "phi3-partial-rotation": {**PHI3, "partial_rotary_factor": 0.75},
+    "bert": BERT,
+    "bert-classifier": {**BERT, **LABELS, "architectures": ["BertForSequenceClassification"]},
+    "bert-tokens": {**BERT, **LABELS, "architectures": ["BertForTokenClassification"]},
+    "roberta": ROBERTA,
+    "roberta-classifier": {**ROBERTA, **LABELS, "architectures": ["RobertaForSequenceClassification"]},
+    "xlm-roberta-classifier": {
+        **ROBERTA, **LABELS, "architectures": ["XLMRobertaForSequenceClassification"], "model_type": "xlm-roberta",
+    },
+    "distilbert": DISTILBERT,
+    "distilbert-classifier": {**DISTILBERT, **LABELS, "architectures": ["DistilBertForSequenceClassification"]},
+}  # fmt: skip
 
 
 def weights(case: str) -> dict[str, Array]:
-    """Every tensor of a case by its name in the checkpoint, float32; independent of the order of the table."""
+    """Every tensor of a case by its name in the family's tables, float32; independent of their order."""
     family = family_of(CASES[case])
-    table = family.weights(family.read_config(CASES[case]))
+    config = family.read_config(CASES[case])
+    table = [*family.weights(config), *getattr(family, "head_weights", lambda config: ())(config)]
     return {weight.source: values(case, weight.source, weight.shape) for weight in table}
+
+
+def name_in_file(case: str, name: str) -> str:
+    """The name in a checkpoint as transformers writes it."""
+    if "Classification" not in CASES[case]["architectures"][0] or "classifier" in name:
+        return name
+    return PREFIXES[CASES[case]["model_type"]] + name
 
 
 def values(case: str, name: str, shape: tuple[int, ...]) -> Array:
@@ -121,7 +197,7 @@ def write(case: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CASES[case], indent=2))
     (folder / "tokenizer.json").write_text(json.dumps(byte_level()))
-    tensors = weights(case)
+    tensors = {name_in_file(case, name): array for name, array in weights(case).items()}
     table = [(name, "F32", array.shape) for name, array in tensors.items()]
     with Writer(folder / "model.safetensors", table, {"format": "pt"}) as writer:
         for name, array in tensors.items():

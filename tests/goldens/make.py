@@ -42,7 +42,11 @@ def main() -> None:
 
 
 def computed(case: str, folder: Path) -> dict[str, Any]:
-    """What transformers computes, in float64 but for what it casts down itself (norms, rotations)."""
+    """What transformers computes, in float64 but for what it casts down itself (norms, rotations).
+
+    `begin` has the first columns of every position's logits (of a decoder) or last hidden states (of an encoder),
+    `last` the whole last position, `head` the logits of an encoder's head.
+    """
     name = tiny.CASES[case]["architectures"][0]
     model, loading = getattr(transformers, name).from_pretrained(
         folder, dtype=torch.float64, attn_implementation="eager", output_loading_info=True
@@ -52,13 +56,18 @@ def computed(case: str, folder: Path) -> dict[str, Any]:
         raise SystemExit(f"{case}: the family's table is not {name}'s: {wrong}")
     ids = tiny.ids(tiny.CASES[case])
     with torch.no_grad():
-        logits = model.eval()(torch.from_numpy(ids)[None]).logits[0]
-    return {
+        output = model.eval()(torch.from_numpy(ids)[None], output_hidden_states=True)
+    decoder = name.endswith(("ForCausalLM", "LMHeadModel"))
+    rows = output.logits[0] if decoder else output.hidden_states[-1][0]
+    golden = {
         "made_with": f"torch {torch.__version__}, transformers {transformers.__version__}",
         "ids": ids.tolist(),
-        "logits": rounded(logits[:, :COLUMNS]),
-        "last_logits": rounded(logits[-1]),
+        "begin": rounded(rows[:, :COLUMNS]),
+        "last": rounded(rows[-1]),
     }
+    if not decoder and "logits" in output:
+        golden["head"] = rounded(output.logits.reshape(-1, output.logits.shape[-1]))
+    return golden
 
 
 def rounded(values: Any) -> Any:
