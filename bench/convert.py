@@ -133,6 +133,7 @@ def sparse_checkpoint(
     folder.mkdir(parents=True)
     for name in TEXT_FILES:
         if (tokenizer / name).exists():
+            (folder / name).parent.mkdir(exist_ok=True)
             shutil.copy(tokenizer / name, folder / name)
     (folder / CONFIG).write_text(json.dumps(config))
     family = family_of(config)
