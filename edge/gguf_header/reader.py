@@ -26,24 +26,25 @@ from edge.gguf_header.tables import (
 )
 
 
-def read(path: Path, *, part: int = 1) -> Header:
+def read(path: Path, *, part: int = 1, model: bool = True) -> Header:
     """The header of a GGUF file (version 2 or 3, little endian), every number of it checked.
 
-    `part` counts the files of a split model from 1; only the first names an architecture.
+    `part` counts the files of a split model from 1; only the first names an architecture. `model=False` is for
+    GGUF files of other kinds, which need not name one.
     Raises BadGGUF for a file that is something else, damaged or hostile, ModelNotFound when there is none,
     StoreError when it cannot be read.
     """
     with opened(path) as cursor:
-        return parse(cursor, part)
+        return parse(cursor, part, model)
 
 
-def elements(path: Path, key: str) -> tuple[Any, ...]:
+def elements(path: Path, key: str, *, model: bool = True) -> tuple[Any, ...]:
     """All elements of an array in the metadata; bytes of strings that are not UTF-8 become U+FFFD.
 
     Raises as `read` does, and BadGGUF when `key` is absent or no array.
     """
     with opened(path) as cursor:
-        array = parse(cursor).metadata.get(key)
+        array = parse(cursor, model=model).metadata.get(key)
         if isinstance(array, tuple):
             return array
         if not isinstance(array, Array):
@@ -55,7 +56,7 @@ def elements(path: Path, key: str) -> tuple[Any, ...]:
         return struct.unpack_from(f"<{array.length}{code}", cursor.data, array.offset)
 
 
-def parse(cursor: Cursor, part: int = 1) -> Header:
+def parse(cursor: Cursor, part: int = 1, model: bool = True) -> Header:
     version, tensor_count, key_count = preamble(cursor)
     metadata: dict[str, Value] = {}
     for index in range(key_count):
@@ -71,7 +72,8 @@ def parse(cursor: Cursor, part: int = 1) -> Header:
     if found != part:
         what = f"it is part {found} of {header.split_count} where part {part} is expected"
         raise bad(what, "give the first part, whose name ends in -00001-of-…, and keep the others beside it")
-    if part == 1 and not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", header.architecture):
+    named = part == 1 and (model or "general.architecture" in metadata)
+    if named and not re.fullmatch(r"[a-z0-9][a-z0-9_.-]{0,63}", header.architecture):
         raise bad(f"general.architecture is {describe(header.architecture)}, not a name")
     alignment = header.get("general.alignment", int, 32)
     if not 1 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
