@@ -105,17 +105,19 @@ class Checkpoint:
         tensor = self.tensor(name)
         return self.read(name, 0, elements(tensor), widened=False).reshape(tensor.shape)
 
-    def chunks(self, name: str, max_bytes: int, *, raw: bool = False) -> Iterator[Array]:
-        """A tensor as arrays (rows, row length), as many whole rows each as `max_bytes` holds, but at least one.
+    def chunks(self, name: str, max_bytes: int, *, raw: bool = False, rows: int = 1) -> Iterator[Array]:
+        """A tensor as arrays (rows, row length), as many whole rows each as `max_bytes` holds.
 
-        A row is the last dimension; a vector is one row. Values are as in `float32`, or as in `raw`. Memory is
-        one chunk and a few MiB. Raises as `float32`.
+        But at least one, and always a multiple of `rows`; `rows` 0 gives the tensor whole. A row is the last
+        dimension; a vector is one row. Values are as in `float32`, or as in `raw`. Memory is one chunk and a few
+        MiB. Raises as `float32`.
         """
         tensor = self.tensor(name)
         columns = tensor.shape[-1] if tensor.shape else 1
         itemsize = DTYPES[tensor.dtype].itemsize if raw else 4
         total = elements(tensor)
-        step = columns * max(1, max_bytes // max(1, columns * itemsize))
+        group = columns * rows if rows else total
+        step = group * max(1, max_bytes // max(1, group * itemsize))
         for start in range(0, total, max(1, step)):
             yield self.read(name, start, min(start + step, total), widened=not raw).reshape(-1, columns)
 

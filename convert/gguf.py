@@ -1,109 +1,130 @@
-"""Writes GGUF: all names and sizes first, then one tensor after the other, so that memory holds one at a time."""
+"""The head of a GGUF file: metadata and the tensors' places; and the file reserved for them.
+
+The format is GGUF version 3, little-endian (github.com/ggml-org/ggml, docs/gguf.md). Written here because the gguf
+package takes seconds for the head of a large vocabulary, and a head is written for every level and every trial.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import gguf
-import numpy as np
-from gguf import GGMLQuantizationType as Type
-from numpy.typing import NDArray
+from .ggml_types import NUMBERS, SIZES
 
-from .families.weight import Weight
-
-Array = NDArray[Any]
-
-# The levels NumPy writes by itself; the others are made from these by llama.cpp's quantizer.
-DIRECT = {
-    "f32": (Type.F32, gguf.LlamaFileType.ALL_F32),
-    "f16": (Type.F16, gguf.LlamaFileType.MOSTLY_F16),
-    "bf16": (Type.BF16, gguf.LlamaFileType.MOSTLY_BF16),
-    "q8_0": (Type.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
-}
+UINT8, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, INT64 = 0, 4, 5, 6, 7, 8, 9, 11
+ALIGNMENT = 32
 
 
-def tensor_type(weight: Weight, level: Type) -> Type:
-    """Vectors stay f32, as llama.cpp wants them; rows that do not divide into the level's blocks become f16."""
-    if weight.float32 or len(weight.target_shape) < 2:
-        return Type.F32
-    block, _ = gguf.GGML_QUANT_SIZES[level]
-    return level if weight.target_shape[-1] % block == 0 else Type.F16
+@dataclass(frozen=True)
+class Packed:
+    """A metadata value as it stands in another GGUF file: its type and its bytes."""
+
+    data: bytes
 
 
-def write(
-    path: Path,
-    architecture: str,
-    fields: Mapping[str, Any],
-    table: Sequence[Weight],
-    read: Callable[[str], Array],
-    *,
-    level: str = "f16",
-    extra: Mapping[str, Array] | None = None,
-    more: Callable[[gguf.GGUFWriter], None] = lambda writer: None,
-) -> Path:
-    """Write the tensors of `table`, read as float32 by their source names, and `extra` as they are.
+@dataclass(frozen=True)
+class Entry:
+    """A tensor to be: `shape` has the row length last, `type` is a name such as Q4_K, `fixed` at every level."""
 
-    `fields` are whole GGUF keys with ints, floats, bools, texts or lists of them. The file gets its name when every
-    byte of it is on the disk; the same input gives the same bytes. `more` may add keys of its own.
+    name: str
+    shape: tuple[int, ...]
+    type: str
+    fixed: bool = False
+
+    @property
+    def row_bytes(self) -> int:
+        return row_bytes(self.type, self.shape[-1])
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape[:-1]) * self.row_bytes
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+def row_bytes(kind: str, columns: int) -> int:
+    """Bytes of a row in a type; the columns are whole blocks of it."""
+    block, size = SIZES[kind]
+    return columns // block * size
+
+
+def fits(kind: str, columns: int) -> bool:
+    """Whether rows of so many columns are whole blocks of the type."""
+    return columns % SIZES[kind][0] == 0
+
+
+@dataclass(frozen=True)
+class Head:
+    """`data` begins the file; `places` are where the tensors' bytes begin in it; `size` is all of it in bytes."""
+
+    data: bytes
+    places: Mapping[str, int]
+    size: int
+
+
+def head(fields: Mapping[str, Any], entries: Sequence[Entry]) -> Head:
+    """Metadata and tensors in the order given.
+
+    A value is a bool, an int (u32 where it fits, else i64), a float (f32), a str, bytes (u8), Packed, or a list of
+    str, int (i32) or float; bools in a list stay bools.
     """
-    kind, file_type = DIRECT[level]
-    draft = path.with_name(path.name + ".partial")
-    writer = gguf.GGUFWriter(draft, architecture)
-    try:
-        for key, value in fields.items():
-            add_field(writer, key, value)
-        more(writer)
-        writer.add_file_type(file_type)
-        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        for name, values in (extra or {}).items():
-            writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
-        for weight in table:
-            own = tensor_type(weight, kind)
-            shape = (
-                gguf.quant_shape_to_byte_shape(weight.target_shape, own)
-                if own in gguf.GGML_QUANT_SIZES
-                else weight.target_shape
-            )
-            size = int(np.prod(shape, dtype=np.int64))
-            writer.add_tensor_info(weight.target, shape, np.dtype(np.uint8), size, raw_dtype=own)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for values in (extra or {}).values():
-            writer.write_tensor_data(values)
-        for weight in table:
-            writer.write_tensor_data(encoded(read(weight.source), weight, tensor_type(weight, kind)))
-        for file in writer.fout or ():
-            file.flush()
-            os.fsync(file.fileno())
-    except BaseException:
-        writer.close()
-        draft.unlink(missing_ok=True)
-        raise
-    writer.close()
-    draft.replace(path)
-    return path
+    parts = [b"GGUF", struct.pack("<IQQ", 3, len(entries), len(fields))]
+    for key, value in fields.items():
+        parts += [_string(key), _value(value)]
+    offset = 0
+    offsets: dict[str, int] = {}
+    for entry in entries:
+        sizes = struct.pack(f"<I{len(entry.shape)}Q", len(entry.shape), *reversed(entry.shape))
+        parts += [_string(entry.name), sizes, struct.pack("<IQ", NUMBERS[entry.type], offset)]
+        offsets[entry.name] = offset
+        offset += _aligned(entry.bytes)
+    data = b"".join(parts)
+    if entries:
+        data += b"\0" * (_aligned(len(data)) - len(data))
+    return Head(data, {name: len(data) + place for name, place in offsets.items()}, len(data) + offset)
 
 
-def encoded(values: Array, weight: Weight, kind: Type) -> Array:
-    """float32 values in GGUF's layout and type, as bytes."""
-    if weight.layout:
-        values = weight.layout.to_gguf(values)
-    return np.ascontiguousarray(gguf.quantize(values, kind)).view(np.uint8)
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def add_field(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    """One metadata key; whole numbers become u32 where they fit, as llama.cpp reads most of them."""
+def _value(value: object) -> bytes:
+    if isinstance(value, Packed):
+        return value.data
     if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value) if 0 <= value < 2**32 else writer.add_int64(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    elif isinstance(value, str):
-        writer.add_string(key, value)
-    else:
-        writer.add_array(key, value)
+        return struct.pack("<I?", BOOL, value)
+    if isinstance(value, int):
+        return struct.pack("<II", UINT32, value) if 0 <= value < 1 << 32 else struct.pack("<Iq", INT64, value)
+    if isinstance(value, float):
+        return struct.pack("<If", FLOAT32, value)
+    if isinstance(value, str):
+        return struct.pack("<I", STRING) + _string(value)
+    if isinstance(value, bytes):
+        return _array(UINT8, len(value), value)
+    if isinstance(value, (list, tuple)):
+        return _list(value)
+    raise TypeError(f"no GGUF type for {type(value).__name__}")
+
+
+def _list(values: Sequence[Any]) -> bytes:
+    if not values or isinstance(values[0], str):
+        return _array(STRING, len(values), b"".join(map(_string, values)))
+    if isinstance(values[0], bool):
+        return _array(BOOL, len(values), bytes(values))
+    if isinstance(values[0], float):
+        return _array(FLOAT32, len(values), struct.pack(f"<{len(values)}f", *values))
+    return _array(INT32, len(values), struct.pack(f"<{len(values)}i", *values))
+
+
+def _array(kind: int, count: int, data: bytes) -> bytes:
+    return struct.pack("<IIQ", ARRAY, kind, count) + data
+
+
+def _string(text: str) -> bytes:
+    data = text.encode("utf-8")
+    return struct.pack("<Q", len(data)) + data

@@ -1,52 +1,47 @@
-"""Levels made by llama.cpp's own quantizer, in this process, with bounded memory, atomically."""
+"""Levels: the type each gives to each tensor, and the encoding into it; both are llama.cpp's own."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.engine.binding import listen, llama, why
+from edge.engine.binding import llama, transcript, why
 from edge.errors import ConversionError, RequestError
 
+from .ggml_types import NUMBERS
+from .gguf import Entry, fits, row_bytes
+
+Float32 = NDArray[np.float32]
+
+FLOATS = ("f32", "f16", "bf16")
 LEVELS = (
-    *(
-        "f32",
-        "f16",
-        "bf16",
-        "q8_0",
-        "q6_k",
-        "q5_k_m",
-        "q5_k_s",
-        "q5_0",
-        "q5_1",
-        "q4_k_m",
-        "q4_k_s",
-        "q4_0",
-        "q4_1",
-    ),
+    *FLOATS,
+    *("q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_0", "q5_1", "q4_k_m", "q4_k_s", "q4_0", "q4_1"),
     *("iq4_nl", "iq4_xs", "q3_k_l", "q3_k_m", "q3_k_s", "iq3_m", "iq3_s", "iq3_xs", "iq3_xxs"),
     *("q2_k", "iq2_m", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s", "tq1_0", "tq2_0", "mxfp4"),
 )
 # llama.cpp's names for the mixtures of types (enum llama_ftype) that are not MOSTLY_ and the level
 NAMES = {"f32": "ALL_F32", "mxfp4": "MOSTLY_MXFP4_MOE"}
-# The quantizer's own default holds 8 GiB of rows; this much costs no speed.
-MAX_BUFFER = 256 << 20
+MAX_BUFFER = 32 << 20
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What may differ from a level's own mixture.
+    """What may differ from a level's own mixture, and the means.
 
     threads         0 takes all cores
-    max_buffer      bytes of rows in memory at once
-    tensor_types    (regular expression, ggml type such as "q8_0"), the first match wins
+    max_buffer      bytes of float32 weights in memory at once
+    tensor_types    (regular expression, ggml type such as "q8_0") for quantized levels, the first match wins
     output_type     ggml type of `output.weight`; embedding_type of `token_embd.weight`
     prune_layers    layers to leave out
     importance      GGUF tensor name → mean squared activation of each input column, f32
@@ -58,72 +53,98 @@ class Settings:
     output_type: str | None = None
     embedding_type: str | None = None
     prune_layers: Sequence[int] = ()
-    importance: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    importance: Mapping[str, Float32] = field(default_factory=dict)
+
+    @property
+    def workers(self) -> int:
+        return self.threads or os.cpu_count() or 1
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """Tensor name → type; the tensors whose rows the level's own type does not divide; whether it needs importance."""
+
+    types: Mapping[str, str]
+    fell_back: tuple[str, ...] = ()
+    needs_importance: bool = False
+
+
+@cache
 def levels() -> dict[str, int]:
     """The levels that the installed llama.cpp has, with its number for each."""
-    numbers = {level: file_type(level) for level in LEVELS}
+    numbers = {
+        level: getattr(llama(), f"LLAMA_FTYPE_{NAMES.get(level, f'MOSTLY_{level.upper()}')}", None)
+        for level in LEVELS
+    }
     return {level: number for level, number in numbers.items() if number is not None}
 
 
-def file_type(level: str) -> int | None:
-    return getattr(llama(), f"LLAMA_FTYPE_{NAMES.get(level, f'MOSTLY_{level.upper()}')}", None)
-
-
 def ggml_type(name: str) -> int:
-    """llama.cpp's number of a tensor type. Raises RequestError for one it does not have."""
+    """The number of a tensor type. Raises RequestError for one that this llama.cpp does not have."""
     number = getattr(llama(), f"GGML_TYPE_{name.upper()}", None)
-    if number is None:
+    if number is None or name.upper() not in NUMBERS:
         raise RequestError(
             f"{name!r} is no tensor type of this llama.cpp", hint="for example q8_0, q6_K or f16"
         )
     return int(number)
 
 
-def quantize(source: Path, target: Path, level: str, settings: Settings = Settings()) -> Path:
-    """Write `source`, a GGUF of floats, at `level`; the bytes depend neither on threads nor on the buffer.
+def float_types(level: str, entries: Sequence[Entry]) -> Mixture:
+    """A level of floats."""
+    return Mixture({entry.name: entry.type if entry.fixed else level.upper() for entry in entries})
 
-    Raises RequestError for a level or type that is not there, ConversionError where llama.cpp refuses.
+
+def mixture(blank: Path, level: str, entries: Sequence[Entry], settings: Settings) -> Mixture:
+    """What llama.cpp's quantizer would make of a GGUF file: its dry run reads the head alone.
+
+    `blank` has the entries' head and may be empty after it. Raises RequestError for types that are unknown or do
+    not divide the rows, ConversionError where llama.cpp refuses.
     """
-    known = levels()
-    if level not in known:
-        raise RequestError(
-            f"{level!r} is not a level of this llama.cpp", hint=f"there are {', '.join(known)}"
+    for name, kind in (
+        ("output.weight", settings.output_type),
+        ("token_embd.weight", settings.embedding_type),
+    ):
+        for entry in entries:
+            if (
+                kind
+                and entry.name == name
+                and ggml_type(kind) >= 0
+                and not fits(kind.upper(), entry.shape[-1])
+            ):
+                raise RequestError(
+                    f"{kind} does not divide {name}'s rows of {entry.shape[-1]}", hint="choose another type"
+                )
+    params, kept = parameters(level, settings)
+    with transcript() as pieces:
+        failed = llama().llama_model_quantize(os.fsencode(blank), b"", ctypes.byref(params))
+    del kept
+    if failed:
+        raise ConversionError(f"llama.cpp makes no {level} of it: {why('it gives no reason')}")
+    log = "".join(pieces)
+    types = {entry.name: entry.type for entry in entries}
+    found = re.findall(r"\[ *\d+/ *\d+\] +(\S+) +- \[[^]]*\], type = +\S+, size = .*?\n", log)
+    if set(found) != set(types):
+        raise ConversionError(
+            "llama.cpp's quantizer no longer says which types it takes",
+            hint="install the llama-cpp-python that this edge names",
         )
-    draft = target.with_name(target.name + ".partial")
-    params, kept = parameters(known[level], settings)
-    listen()
-    try:
-        failed = llama().llama_model_quantize(os.fsencode(source), os.fsencode(draft), ctypes.byref(params))
-        del kept
-        if failed:
-            raise ConversionError(
-                f"llama.cpp did not quantize {source.name} to {level}: {why('it gives no reason')}",
-                hint="the smallest levels need an importance matrix",
-            )
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    draft.replace(target)
-    return target
+    changed = re.findall(r"\[ *\d+/ *\d+\] +(\S+) +- [^\n]*? -> +[\d.]+ MiB \((\w+)\)\n", log)
+    types |= {name: kind.upper() for name, kind in changed}
+    types |= {entry.name: entry.type for entry in entries if entry.fixed}
+    fallen = tuple(re.findall(r"warning: (\S+) +- ncols +\d+ not divisible by", log))
+    return Mixture(types, fallen, "will require an imatrix" in log)
 
 
-def parameters(number: int, settings: Settings) -> tuple[Any, list[Any]]:
-    """llama.cpp's parameters, and the arrays they point to, which must outlive the call."""
+def parameters(level: str, settings: Settings) -> tuple[Any, list[Any]]:
+    """The quantizer's parameters for a dry run, and the arrays they point to, which must outlive the call."""
     lib = llama()
     params = lib.llama_model_quantize_default_params()
-    params.ftype = number
-    params.nthread = settings.threads
-    params.max_buf_size = settings.max_buffer
-    params.allow_requantize = True
+    params.ftype, params.dry_run, params.allow_requantize = levels()[level], True, True
     if settings.output_type:
         params.output_tensor_type = ggml_type(settings.output_type)
     if settings.embedding_type:
         params.token_embedding_type = ggml_type(settings.embedding_type)
-    kept: list[Any] = [settings.importance]
+    kept: list[Any] = []
 
     def point(name: str, kind: Any, items: Sequence[Any]) -> None:
         array = (kind * len(items))(*items)
@@ -133,8 +154,6 @@ def parameters(number: int, settings: Settings) -> tuple[Any, list[Any]]:
     if settings.tensor_types:
         pairs = [(pattern.encode(), ggml_type(name)) for pattern, name in settings.tensor_types]
         point("tt_overrides", lib.llama_model_tensor_override, [*pairs, (None, 0)])
-    if settings.prune_layers:
-        point("prune_layers", ctypes.c_int32, [*sorted(settings.prune_layers), -1])
     if settings.importance:
         rows = [
             (name.encode(), values.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), values.size)
@@ -142,3 +161,43 @@ def parameters(number: int, settings: Settings) -> tuple[Any, list[Any]]:
         ]
         point("imatrix", lib.llama_model_imatrix_data, [*rows, (None, None, 0)])
     return params, kept
+
+
+@cache
+def quantizer() -> tuple[Callable[..., int], Callable[..., bool], Callable[[int], bool]]:
+    """ggml's ggml_quantize_chunk, ggml_validate_row_data and ggml_quantize_requires_imatrix (ggml.h)."""
+    library = llama()._lib  # llama-cpp-python binds llama.h; ggml.h's functions are in the same libraries
+    chunk, valid = library.ggml_quantize_chunk, library.ggml_validate_row_data
+    needs = library.ggml_quantize_requires_imatrix
+    chunk.restype, valid.restype, needs.restype = ctypes.c_size_t, ctypes.c_bool, ctypes.c_bool
+    size, pointer = ctypes.c_int64, ctypes.c_void_p
+    chunk.argtypes = [ctypes.c_int, pointer, pointer, size, size, size, pointer]
+    valid.argtypes = [ctypes.c_int, pointer, ctypes.c_size_t]
+    needs.argtypes = [ctypes.c_int]
+    return chunk, valid, needs
+
+
+def encode(
+    values: Float32, kind: str, importance: Float32 | None, pool: Executor, parts: int
+) -> NDArray[np.uint8]:
+    """Rows (rows, columns) in a type: (rows, bytes of a row). The bytes do not depend on the parts.
+
+    Raises ConversionError for values that the type cannot hold and where it needs an importance that is not there.
+    """
+    chunk, valid, needs = quantizer()
+    number, (rows, columns) = NUMBERS[kind], values.shape
+    if importance is None and needs(number):
+        raise ConversionError(f"{kind} needs an importance matrix", hint="give --imatrix or --calibrate")
+    values = np.ascontiguousarray(values)
+    out = np.empty((rows, row_bytes(kind, columns)), np.uint8)
+    weights = importance.ctypes.data if importance is not None else None
+    llama()._lib.ggml_quantize_init(number)  # its tables, before threads ask for them
+
+    def work(start: int, stop: int) -> bool:
+        chunk(number, values[start].ctypes.data, out[start].ctypes.data, 0, stop - start, columns, weights)
+        return bool(valid(number, out[start].ctypes.data, out[start:stop].nbytes))
+
+    edges = np.linspace(0, rows, min(parts, rows) + 1, dtype=int)
+    if not all(pool.map(work, edges[:-1], edges[1:])):
+        raise ConversionError(f"it has values that {kind} cannot hold", hint="choose bf16 or f32")
+    return out

@@ -1,159 +1,252 @@
-"""A checkpoint in, GGUF files out: one read of the source for all levels."""
+"""A checkpoint in, GGUF files out: one read of the source for all levels, each file proven before it has its name."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, BinaryIO
 
-from edge.errors import ConversionError, RequestError
+from edge.errors import ConversionError, RequestError, StoreError
+from edge.machine.peak import peak_rss_bytes
+from edge.store.records import name_it
 
-from . import checkpoint as checkpoints
-from . import gguf, numpy_ops, proof, tokenizer
-from .checkpoint import Checkpoint
-from .families import family_of
-from .families.weight import Weight
-from .quantize import Settings, levels, quantize
+from . import proof
+from .drafts import Drafts, drafts, reserve
+from .gguf import Entry, Head, head
+from .quantize import FLOATS, Mixture, Settings, encode, float_types, levels, mixture
+from .source import Source, opened, title_of
 
 DEFAULT = Settings()
+QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
+# bytes of weights done of all
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class File:
+    """One file to write: where it grows, its head, and the type of each tensor."""
+
+    draft: Path
+    level: str
+    entries: Mapping[str, Entry]
+    fell_back: tuple[str, ...]
+    head: Head
 
 
 @dataclass(frozen=True)
 class Made:
-    """One file that was written: its size in bytes, the seconds it took, its certificate if one was made."""
+    """One file that was written; sizes in bytes, `seconds` of encoding and writing it.
+
+    `fell_back` are the tensors whose rows the level's own type does not divide. `peak_rss_bytes` is the process's.
+    """
 
     path: Path
     level: str
     bytes: int
+    bits_per_weight: float
+    fell_back: tuple[str, ...]
     seconds: float
+    peak_rss_bytes: int
     certificate: proof.Certificate | None
 
 
-@dataclass(frozen=True)
-class Source:
-    """A checkpoint that was understood: its family, its configuration, its tensors' table, its tokenizer."""
-
-    checkpoint: Checkpoint
-    family: Any
-    config: Any
-    table: Sequence[Weight]
-    words: tokenizer.Tokenizer
-    title: str
-
-
 def convert(
-    source: Path,
+    path: Path,
     wanted: Sequence[str],
-    folder: Path,
+    out: Path,
     *,
     name: str | None = None,
     settings: Settings = DEFAULT,
     prove: bool = True,
+    report: Report = lambda done, total: None,
 ) -> tuple[Made, ...]:
-    """Write the checkpoint in `source` as `folder/NAME-LEVEL.gguf` for every level wanted, certificates beside.
+    """As `make`, of the checkpoint folder or the GGUF file at `path`; the files' names begin with `name`.
 
-    A file gets its name after its certificate is made; `prove=False` makes none, and the file says so. Raises
-    RequestError for an unknown level, UnsafeFile for a damaged checkpoint, ConversionError for one that is not
-    known, contradicts itself, whose tokenizer llama.cpp cannot reproduce, or whose file does not compute the same.
+    Raises UnsafeFile too, for one that is damaged, and ConversionError for one that is not known or contradicts
+    itself, or whose tokenizer llama.cpp cannot reproduce.
     """
-    unknown = [level for level in wanted if level not in levels()]
-    if unknown:
-        raise RequestError(f"{unknown[0]!r} is not a level", hint=f"there are {', '.join(levels())}")
-    # Only the quantizer can bend a level; without that, the direct ones are written at once.
-    plain = settings == replace(DEFAULT, threads=settings.threads, max_buffer=settings.max_buffer)
-    made: list[Made] = []
-    with ExitStack() as stack:
-        original = stack.enter_context(checkpoints.open(source))
-        understood = understand(original, name or source.resolve().name)
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".edge-", dir=folder)))
-        whole = scratch / "whole.gguf"
-        reference: proof.Reference | None = None
-        for level in wanted:
-            started = perf_counter()
-            target = folder / f"{understood.title}-{level}.gguf"
-            draft = scratch / target.name
-            if plain and level in gguf.DIRECT:
-                write(understood, draft, level, proven=prove)
-            else:
-                if not whole.exists():
-                    write(understood, whole, lossless(original), proven=prove)
-                quantize(whole, draft, level, settings)
-            certificate = None
+    check_levels(wanted)
+    with opened(path, name or title_of(path), settings.prune_layers) as source:
+        return make(source, wanted, out, settings=settings, prove=prove, report=report)
+
+
+def make(
+    source: Source,
+    wanted: Sequence[str],
+    out: Path,
+    *,
+    settings: Settings = DEFAULT,
+    prove: bool = True,
+    report: Report = lambda done, total: None,
+) -> tuple[Made, ...]:
+    """Write the source as `out/TITLE-LEVEL.gguf` for every level wanted, certificates beside.
+
+    A file gets its name after its certificate is made; `prove=False` makes none, and the file says so. What is
+    interrupted goes on at the tensor where it stopped. Raises RequestError for an unknown level or type, StoreError
+    for what the disk refuses and for files that are there already, ConversionError for a source that cannot be
+    encoded or whose file does not compute the same.
+    """
+    for level in wanted:
+        if os.path.lexists(path := out / f"{source.title}-{level}.gguf"):
+            raise StoreError(f"{path} is there already", hint="remove it, or choose --name or --out")
+    work = {"source": source.key, "levels": list(wanted), "settings": key_of(settings), "proof": prove}
+    with drafts(out, source.title, work) as folder:
+        files = tuple(file_of(source, level, folder.folder, settings, prove) for level in wanted)
+        reserve(out, sum(file.head.size for file in files))
+        seconds = stream(source, files, folder, settings, report)
+        certificates = proofs(source, files, settings) if prove else {}
+        for file in files:
             if prove:
-                reference = reference or expected(understood, draft)
-                certificate = proof.certify(draft, level, reference, exact=plain)
-                proof.write(certificate, target)
-            draft.replace(target)
-            made.append(Made(target, level, target.stat().st_size, perf_counter() - started, certificate))
-    return tuple(made)
-
-
-def understand(original: Checkpoint, title: str) -> Source:
-    """Find the family, check the tensors against the configuration, prove the tokenizer."""
-    family = family_of(original.config)
-    config = family.read_config(original.config)
-    table = matched(original, family.weights(config))
-    words = tokenizer.convert(original.path, original.config, config.vocabulary)
-    return Source(original, family, config, table, words, title)
-
-
-def write(source: Source, path: Path, level: str, *, proven: bool) -> None:
-    """One direct level of the source."""
-    prefix = source.config.gguf_architecture
-    fields: dict[str, Any] = {"general.name": source.title, "edge.proof": "certificate" if proven else "none"}
-    fields |= {f"{prefix}.{key}": value for key, value in source.family.metadata(source.config).items()}
-    if source.words.chat_template:
-        fields["tokenizer.chat_template"] = source.words.chat_template
-    gguf.write(
-        path,
-        prefix,
-        fields,
-        source.table,
-        source.checkpoint.float32,
-        level=level,
-        extra=source.family.extra_tensors(source.config),
-        more=lambda writer: tokenizer.add_fields(writer, source.words.fields),
+                proof.write(certificates[file.level], out / file.draft.name)
+            name_it(file.draft, out / file.draft.name)
+    return tuple(
+        Made(
+            path=out / file.draft.name,
+            level=file.level,
+            bytes=file.head.size,
+            bits_per_weight=8 * sum(entry.bytes for entry in file.entries.values()) / source.weights,
+            fell_back=file.fell_back,
+            seconds=seconds[file.level],
+            peak_rss_bytes=peak_rss_bytes(),
+            certificate=certificates.get(file.level),
+        )
+        for file in files
     )
 
 
-def expected(source: Source, file: Path) -> proof.Reference:
-    """What the family's pass computes from the source's weights for the fixed text, in float32."""
-    ids = proof.text_ids(file)
-    _, logits = source.family.forward(numpy_ops, source.checkpoint.float32, source.config, ids)
-    return proof.Reference(source.checkpoint.sha256(), asdict(source.words.proof), ids, logits)
+def check_levels(wanted: Sequence[str]) -> None:
+    """Raise RequestError for a level that this llama.cpp does not have, or that is named twice."""
+    for level in wanted:
+        if level not in levels():
+            raise RequestError(f"{level!r} is not a level", hint=f"there are {', '.join(levels())}")
+        if wanted.count(level) > 1:
+            raise RequestError(f"level {level} is named twice")
+    if not wanted:
+        raise RequestError("no level is named", hint="for example --level q8_0")
 
 
-def matched(original: Checkpoint, table: Sequence[Weight]) -> Sequence[Weight]:
-    """The table, if the checkpoint has exactly its tensors in exactly its shapes. Raises ConversionError."""
-    wanted = {weight.source: weight.shape for weight in table}
-    for source, shape in wanted.items():
-        if source not in original.tensors:
-            raise ConversionError(f"the checkpoint has no tensor {source}", hint="config.json says it should")
-        if original.tensors[source].shape != shape:
-            raise ConversionError(
-                f"{source} is {original.tensors[source].shape} and config.json makes it {shape}",
-                hint="they are not of the same model",
-            )
-    # Rotation frequencies follow from the configuration; old checkpoints carry them all the same.
-    extra = [
-        name for name in original.tensors if name not in wanted and not name.endswith("rotary_emb.inv_freq")
-    ]
-    if "lm_head.weight" in extra and "lm_head.weight" not in wanted:
-        extra.remove("lm_head.weight")  # a tied output that was saved as well
-    if extra:
+def key_of(settings: Settings) -> dict[str, Any]:
+    """What of the settings the bytes depend on."""
+    same = replace(settings, threads=0, max_buffer=0, importance={})
+    importance = {name: hash(values.tobytes()) for name, values in settings.importance.items()}
+    return {**asdict(same), "importance": importance}
+
+
+def file_of(source: Source, level: str, scratch: Path, settings: Settings, prove: bool) -> File:
+    """Types and head of one level."""
+    small = [Entry(name, values.shape, "F32", fixed=True) for name, values in source.extra.items()]
+    entries = [*source.entries, *small]
+    if level in FLOATS:
+        chosen = float_types(level, source.entries)
+    else:
+        blank = scratch / "blank.gguf"
+        chosen = dry_run(blank, source, entries, level, settings)
+    fields = source.fields | {
+        "general.file_type": levels()[level],
+        "general.quantization_version": QUANTIZATION_VERSION,
+        "edge.proof": "certificate" if prove else "none",
+    }
+    typed = [*(replace(entry, type=chosen.types[entry.name]) for entry in source.entries), *small]
+    draft = scratch / f"{source.title}-{level}.gguf"
+    return File(draft, level, {entry.name: entry for entry in typed}, chosen.fell_back, head(fields, typed))
+
+
+def dry_run(blank: Path, source: Source, entries: Sequence[Entry], level: str, settings: Settings) -> Mixture:
+    """Ask llama.cpp's quantizer, with a file that has the head of the whole model and holes for its weights."""
+    fields = {key: value for key, value in source.fields.items() if not key.startswith("tokenizer.")}
+    whole = head(fields, entries)
+    blank.write_bytes(whole.data)
+    try:
+        os.truncate(blank, whole.size)
+        return mixture(blank, level, entries, settings)
+    finally:
+        blank.unlink()
+
+
+def stream(
+    source: Source, files: Sequence[File], folder: Drafts, settings: Settings, report: Report
+) -> dict[str, float]:
+    """Every tensor of the source once, into all drafts; the seconds that each took."""
+    seconds = dict.fromkeys((file.level for file in files), 0.0)
+    total = sum(entry.bytes for entry in source.entries)
+    done = 0
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(settings.workers))
+        drafts = [stack.enter_context(draft_file(file.draft, file.head)) for file in files]
+        for name, values in source.extra.items():
+            for file, draft in zip(files, drafts, strict=True):
+                put(draft, values.tobytes(), file.head.places[name])
+        for entry in source.entries:
+            if f"tensor {entry.name}" not in folder.done:
+                for file, taken in copied(source, entry, files, drafts, pool, settings):
+                    seconds[file.level] += taken
+                folder.finish(f"tensor {entry.name}")
+            done += entry.bytes
+            report(done, total)
+        for draft in drafts:
+            os.fsync(draft.fileno())
+    return seconds
+
+
+def copied(
+    source: Source,
+    entry: Entry,
+    files: Sequence[File],
+    drafts: Sequence[BinaryIO],
+    pool: Executor,
+    settings: Settings,
+) -> Iterator[tuple[File, float]]:
+    """One tensor into every draft, a few rows at a time; yields (file, seconds) of each piece."""
+    as_is = all(file.entries[entry.name].type == entry.type for file in files)
+    importance = settings.importance.get(entry.name)
+    if importance is not None and importance.size != entry.shape[-1]:
         raise ConversionError(
-            f"the checkpoint has {len(extra)} tensors that this family does not know, {extra[0]} among them",
-            hint="it may be a variant that is not known here",
+            f"the importance matrix has {importance.size} columns for {entry.name}, which has {entry.shape[-1]}",
+            hint="it is of another model",
         )
-    return table
+    row = 0
+    for rows in source.chunks(entry.name, settings.max_buffer, as_is):
+        for file, draft in zip(files, drafts, strict=True):
+            started = perf_counter()
+            target = file.entries[entry.name]
+            try:
+                plain = as_is or target.type == "F32"
+                data = rows if plain else encode(rows, target.type, importance, pool, settings.workers)
+            except ConversionError as error:
+                raise ConversionError(f"{entry.name}: {error}", hint=error.hint) from None
+            put(
+                draft, data.reshape(-1).view("u1").data, file.head.places[entry.name] + row * target.row_bytes
+            )
+            yield file, perf_counter() - started
+        row += len(rows)
 
 
-def lossless(original: Checkpoint) -> str:
-    """The level that holds every weight of the source as it is."""
-    kinds = {tensor.dtype for tensor in original.tensors.values()}
-    return "bf16" if kinds == {"BF16"} else "f16" if kinds == {"F16"} else "f32"
+def draft_file(path: Path, start: Head) -> BinaryIO:
+    """A draft of its full length with its head, tensors of an earlier run in it."""
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b", buffering=0)
+    os.ftruncate(file.fileno(), start.size)
+    put(file, start.data, 0)
+    return file
+
+
+def put(file: BinaryIO, data: bytes | memoryview, place: int) -> None:
+    """All of `data` at a place: one call writes at most 2 GiB."""
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(file.fileno(), rest, place)
+        rest, place = rest[written:], place + written
+
+
+def proofs(source: Source, files: Sequence[File], settings: Settings) -> dict[str, proof.Certificate]:
+    """The certificate of every draft. Raises ConversionError where one does not compute what it should."""
+    bent = bool(settings.tensor_types or settings.output_type or settings.embedding_type)
+    reference = source.expect(files[0].draft)
+    return {
+        file.level: proof.certify(file.draft, file.level, reference, exact=source.exact and not bent)
+        for file in files
+    }

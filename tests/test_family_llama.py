@@ -1,15 +1,13 @@
 """The Llama family: written by its table, llama.cpp computes what the float64 pass computes."""
 
-import gguf
 import numpy as np
 import pytest
-from tiny import add_tokenizer
+from family_files import f32_file, float64, random_weights, relative
 
 from edge import gguf_header
 from edge.convert import numpy_ops
 from edge.convert.families import llama
 from edge.convert.families.weight import rope_rows
-from edge.convert.gguf import write
 from edge.convert.proof import file_logits
 from edge.errors import ConversionError
 
@@ -46,80 +44,22 @@ VARIANTS = {
 }
 
 
-def random_weights(config, seed=0):
-    draw = np.random.default_rng(seed)
-
-    def values(weight):
-        if "norm" in weight.source:
-            return 1 + 0.1 * draw.standard_normal(weight.shape)
-        return draw.standard_normal(weight.shape) / np.sqrt(weight.shape[-1])
-
-    return {weight.source: values(weight).astype(np.float32) for weight in llama.weights(config)}
-
-
-def tokenizer_fields(tmp_path, vocab):
-    """The tiny test tokenizer's keys."""
-    writer = gguf.GGUFWriter(tmp_path / "tokenizer.gguf", "llama")
-    add_tokenizer(writer, vocab, "smollm")
-    return {key: value.value for key, value in writer.kv_data[0].items() if key.startswith("tokenizer.")}
-
-
-def convert(tmp_path, config, weights, level):
-    fields = {f"llama.{key}": value for key, value in llama.metadata(config).items()}
-    fields |= tokenizer_fields(tmp_path, config.vocabulary)
-    path = tmp_path / f"{level}.gguf"
-    return write(
-        path,
-        "llama",
-        fields,
-        llama.weights(config),
-        weights.__getitem__,
-        level=level,
-        extra=llama.extra_tensors(config),
-    )
-
-
-def relative(theirs, ours):
-    return np.abs(theirs - ours).max() / np.abs(ours).max()
-
-
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_llama_cpp_computes_what_the_reference_does(tmp_path, variant):
     config = llama.read_config(
         {key: value for key, value in {**BASE, **variant}.items() if value is not None}
     )
-    weights = random_weights(config)
+    weights = random_weights(llama, config)
     ids = np.random.default_rng(1).integers(3, 260, 200)
-    path = convert(tmp_path, config, weights, "f32")
-    _, logits = llama.forward(numpy_ops, lambda name: weights[name].astype(np.float64), config, ids)
+    path = f32_file(tmp_path / "f32.gguf", llama, config, weights)
+    _, logits = llama.forward(numpy_ops, float64(weights), config, ids)
     assert relative(file_logits(path, ids), logits) < 1e-3
     assert gguf_header.read(path).architecture == "llama"
 
 
-@pytest.mark.parametrize(("level", "bound"), [("f16", 3e-3), ("bf16", 3e-2), ("q8_0", 6e-2)])
-def test_a_lower_level_stays_near(tmp_path, level, bound):
-    config = llama.read_config(BASE)
-    weights = random_weights(config)
-    ids = np.arange(10, 60)
-    path = convert(tmp_path, config, weights, level)
-    _, logits = llama.forward(numpy_ops, weights.__getitem__, config, ids)
-    assert relative(file_logits(path, ids), logits) < bound
-
-
-def test_the_same_input_gives_the_same_bytes_and_no_draft_is_left(tmp_path):
-    config = llama.read_config(BASE)
-    weights = random_weights(config)
-    first = convert(tmp_path, config, weights, "f16").read_bytes()
-    assert convert(tmp_path, config, weights, "f16").read_bytes() == first
-    with pytest.raises(KeyError):
-        convert(tmp_path, config, {}, "q8_0")
-    assert not (tmp_path / "q8_0.gguf").exists()
-    assert not list(tmp_path.glob("*.partial"))
-
-
 def test_a_window_hides_what_is_farther_away():
     config = llama.read_config({**BASE, "sliding_window": 4, "num_hidden_layers": 1})
-    weights = random_weights(config)
+    weights = random_weights(llama, config)
     ids = np.arange(10, 40)
     changed = ids.copy()
     changed[20] = 5

@@ -6,17 +6,13 @@ import re
 import shutil
 from pathlib import Path
 
-import gguf
 import pytest
 import sentencepiece
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import trainers as training
 
-from edge.convert.tokenizer import add_fields, convert
+from edge.convert.tokenizer import convert
 from edge.convert.tokenizer.sentencepiece import parse
-from edge.convert.tokenizer.trial import loaded
-from edge.engine.binding import llama
-from edge.engine.vocab import Vocab
 from edge.errors import ConversionError
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -275,22 +271,6 @@ def test_unigram_in_a_tokenizer_json(tmp_path):
     assert made.fields["tokenizer.ggml.model"] == "t5"
     assert made.fields["tokenizer.ggml.unknown_token_id"] == 3
     assert made.fields["tokenizer.ggml.add_bos_token"] is True
-
-
-def test_the_fields_load_from_the_gguf_packages_writer_as_from_ours(tmp_path):
-    made = convert(write(tmp_path, byte_level(QWEN), eos_token="<|im_end|>"), {}, 450)
-    writer = gguf.GGUFWriter(tmp_path / "vocab.gguf", "llama")
-    add_fields(writer, made.fields)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-    parameters = llama().llama_model_default_params()
-    parameters.vocab_only = True
-    model = llama().llama_model_load_from_file(str(tmp_path / "vocab.gguf").encode(), parameters)
-    text = "The <|im_start|>quick 12345\n\n fox<|im_end|>"
-    with loaded(made.fields) as ours:
-        assert Vocab(model).tokens(text, parse_special=True) == ours.tokens(text, parse_special=True)
-    llama().llama_model_free(model)
 
 
 def test_a_token_that_ends_a_turn_is_a_control_token_whatever_is_said(tmp_path):

@@ -15,9 +15,9 @@ from typing import Any
 from edge.errors import ConversionError
 
 from . import cases, files, reference, sentencepiece, wordpiece
-from .trial import Difference, add_fields, choose
+from .trial import Difference, choose
 
-__all__ = ["Difference", "Proof", "Tokenizer", "add_fields", "convert"]
+__all__ = ["Difference", "Proof", "Tokenizer", "convert"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Proof:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """`fields`: `tokenizer.ggml.*` key → value, for `add_fields`."""
+    """`fields`: `tokenizer.ggml.*` key → value, as `gguf.head` takes them."""
 
     fields: dict[str, Any]
     chat_template: str | None

@@ -98,12 +98,13 @@ def _bpe(vocab: dict[str, int], merges: Sequence[str], **settings: Any) -> dict[
 def merges_by_score(words: Words) -> list[str]:
     """Every way to make a token of two others, the best-scored token first: SentencePiece joins in that order.
 
-    Control tokens and the like are made by no merge. Of one token's ways those of the older tokens come first.
+    Control tokens and the like are made by no merge, nor is a token with a space in it, which is ▁ by then. Of one
+    token's ways those of the older tokens come first.
     """
     ids = words.ids
     found: list[tuple[float, int, int]] = []
     for index, (token, kind) in enumerate(zip(words.tokens, words.types, strict=True)):
-        if kind not in (NORMAL, USER_DEFINED):
+        if kind not in (NORMAL, USER_DEFINED) or " " in token:
             continue
         ways = []
         for cut in range(1, len(token)):

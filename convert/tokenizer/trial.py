@@ -13,7 +13,7 @@ from edge.engine.binding import listen, llama, why
 from edge.engine.vocab import Vocab
 from edge.errors import ConversionError
 
-from .header import pack
+from ..gguf import head
 from .reference import Reference
 from .vocabulary import CONTROL
 
@@ -106,7 +106,7 @@ def loaded(fields: Fields) -> Iterator[Vocab]:
     parameters.vocab_only = True
     with tempfile.TemporaryDirectory(prefix="edge-tokenizer-") as folder:
         path = Path(folder) / "vocab.gguf"
-        path.write_bytes(pack({"general.architecture": "llama", **fields}))
+        path.write_bytes(head({"general.architecture": "llama", **fields}, ()).data)
         listen()
         model = lib.llama_model_load_from_file(str(path).encode(), parameters)
     if not model:
@@ -124,19 +124,6 @@ def _renamed(difference: Difference, fields: Fields, vocab: Vocab) -> str:
         if types[token] != CONTROL and vocab.has(tokens[token]):
             return f"llama.cpp takes {tokens[token]!r} for a control token"
     return ""
-
-
-def add_fields(writer: Any, fields: Fields) -> None:
-    """Put the fields into a gguf.GGUFWriter, each with the type that llama.cpp reads it as."""
-    for key, value in fields.items():
-        if isinstance(value, bool):
-            writer.add_bool(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        elif isinstance(value, str):
-            writer.add_string(key, value)
-        else:  # a list of str, int or float, or bytes
-            writer.add_array(key, value)
 
 
 def _short(text: str) -> str:

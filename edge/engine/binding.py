@@ -18,6 +18,7 @@ from edge.errors import EngineError
 
 # llama.cpp explains a refusal only in its log; its errors are kept for our messages.
 _log: list[str] = []
+_transcripts: list[list[str]] = []
 _ERROR = 4  # ggml.h, enum ggml_log_level
 
 
@@ -50,6 +51,18 @@ def listen() -> None:
     """
     _log.clear()
     llama().llama_log_set(_keep_log, ctypes.c_void_p(0))
+
+
+@contextmanager
+def transcript() -> Iterator[list[str]]:
+    """All that llama.cpp logs meanwhile, piece by piece: some of its results stand nowhere else."""
+    listen()
+    pieces: list[str] = []
+    _transcripts.append(pieces)
+    try:
+        yield pieces
+    finally:
+        _transcripts.remove(pieces)
 
 
 @contextmanager
@@ -95,6 +108,8 @@ def _low_level() -> ModuleType:
 
 
 def _keep_error(level: int, text: bytes, _: int | None) -> None:
+    for pieces in _transcripts:
+        pieces.append(text.decode("utf-8", "replace"))
     if level == _ERROR:
         _log.append(
             text.decode("utf-8", "replace").replace("===", "").strip("= \n")

@@ -6,7 +6,7 @@ neither time nor memory. Tensor data is never read.
 """
 
 from edge.gguf_header.header import Array, Header, Tensor, Value
-from edge.gguf_header.reader import elements, read
+from edge.gguf_header.reader import elements, packed, read
 from edge.gguf_header.tables import TYPES
 
-__all__ = ["TYPES", "Array", "Header", "Tensor", "Value", "elements", "read"]
+__all__ = ["TYPES", "Array", "Header", "Tensor", "Value", "elements", "packed", "read"]

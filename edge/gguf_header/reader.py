@@ -56,6 +56,21 @@ def elements(path: Path, key: str, *, model: bool = True) -> tuple[Any, ...]:
         return struct.unpack_from(f"<{array.length}{code}", cursor.data, array.offset)
 
 
+def packed(path: Path) -> dict[str, bytes]:
+    """Every metadata value as it stands in the file, type first, for another file to hold. Raises as `read` does."""
+    found: dict[str, bytes] = {}
+    with opened(path) as cursor:
+        parse(cursor)
+        cursor.at = cursor.strings = 0
+        _, _, count = preamble(cursor)
+        for _ in range(count):
+            key = cursor.text("a metadata key", limit=65_535)
+            start = cursor.at
+            metadata_value(cursor, key)
+            found[key] = bytes(cursor.data[start : cursor.at])
+    return found
+
+
 def parse(cursor: Cursor, part: int = 1, model: bool = True) -> Header:
     version, tensor_count, key_count = preamble(cursor)
     metadata: dict[str, Value] = {}

@@ -1,0 +1,239 @@
+"""What a conversion reads: a checkpoint that was understood, or a GGUF file, in GGUF's names and layouts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from edge import gguf_header
+from edge.errors import ConversionError, RequestError
+from edge.store.content import digest
+
+from . import checkpoint as checkpoints
+from . import gguf_source, numpy_ops, proof, sentence_transformers, tokenizer
+from .checkpoint import Checkpoint, Tensor
+from .families import family_of, table_names
+from .families.weight import Weight
+from .gguf import Entry, Packed
+from .gguf_source import GGUFSource
+
+Array = NDArray[Any]
+# What a file says of its own writing, and not of the model
+REPLACED = (
+    *("general.file_type", "general.quantization_version", "general.alignment", "split."),
+    *("edge.proof", "edge.requantized_from"),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """`entries` are its tensors in the type that holds them as they are; `fields` the metadata of every level.
+
+    `chunks(name, max_bytes, as_is)` gives a tensor's rows: float32, or `as_is` in the entry's own type (BF16 as
+    uint16). `extra` are small f32 tensors that no level changes. `expect(file)` computes what a file of it should.
+    `key` is all that its bytes depend on; `exact`: what holds every weight has to compute the same.
+    """
+
+    title: str
+    architecture: str
+    fields: Mapping[str, Any]
+    entries: Sequence[Entry]
+    chunks: Callable[[str, int, bool], Iterator[Array]]
+    extra: Mapping[str, Array]
+    expect: Callable[[Path], proof.Reference]
+    key: Mapping[str, Any]
+    exact: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def weights(self) -> int:
+        """Elements of all tensors."""
+        return sum(entry.elements for entry in self.entries) + sum(
+            values.size for values in self.extra.values()
+        )
+
+
+@contextmanager
+def opened(path: Path, title: str, prune: Sequence[int] = ()) -> Iterator[Source]:
+    """The checkpoint in a folder or a GGUF file, as `from_checkpoint` and `from_gguf` read it."""
+    if path.is_dir():
+        with checkpoints.open(path) as original:
+            yield from_checkpoint(original, title, prune)
+    elif prune:
+        raise RequestError(
+            "layers are left out of checkpoints, not of GGUF files", hint="give the checkpoint"
+        )
+    else:
+        with gguf_source.open(path) as file:
+            yield from_gguf(file, title)
+
+
+def title_of(path: Path) -> str:
+    """What the files made of it are called by: the folder's name, or the file's."""
+    return path.resolve().name if path.is_dir() else path.stem
+
+
+def from_checkpoint(original: Checkpoint, title: str, prune: Sequence[int] = ()) -> Source:
+    """Find the family, check the tensors against the configuration, prove the tokenizer.
+
+    Raises ConversionError where a part is not known, contradicts another or cannot be reproduced, RequestError for
+    layers to prune that are not there.
+    """
+    family = family_of(original.config)
+    config = family.read_config(sentence_transformers.described(original.config, original.text_files))
+    names = table_names(family, original.tensors)
+    tensors = {name: original.tensors[names[name]] for name in names}
+    ignored = getattr(family, "IGNORED", ())
+    head = getattr(family, "head_weights", lambda config: ())(config)
+    table = matched(tensors, family.weights(config), (*ignored, *(re.escape(weight.source) for weight in head)))
+    matched(tensors, head, (".*",))
+    words = tokenizer.convert(original.path, original.config, config.vocabulary)
+    origin = {weight.source: weight.source for weight in table}
+    if prune:
+        config, table, origin = pruned(family, config, table, prune)
+    origin = {name: names[old] for name, old in origin.items()}
+    origin |= {weight.source: names[weight.source] for weight in head}
+    by_target = {weight.target: weight for weight in table}
+    architecture = config.gguf_architecture
+
+    def chunks(target: str, max_bytes: int, as_is: bool) -> Iterator[Array]:
+        weight = by_target[target]
+        layout, rows = weight.layout, weight.layout.rows if weight.layout else 1
+        name = origin[weight.source]
+        raw = as_is and original.tensors[name].dtype == entry_of(weight, original.tensors[name].dtype).type
+        for piece in original.chunks(name, max_bytes, raw=raw, rows=rows):
+            if layout:
+                piece = layout.to_gguf(piece.reshape(-1) if len(weight.shape) == 1 else piece)
+            yield piece.reshape(-1, weight.target_shape[-1])
+
+    def expect(file: Path) -> proof.Reference:
+        def compute(ids: Array) -> tuple[Array, Array | None]:
+            found: tuple[Array, Array | None] = family.forward(
+                numpy_ops, lambda name: original.float32(origin[name]), config, ids
+            )
+            return found
+
+        pooling = getattr(config, "pooling", "none")
+        return proof.expected(file, compute, original.sha256(), asdict(words.proof), pooling)
+
+    fields = {"general.architecture": architecture, "general.name": title}
+    fields |= {f"{architecture}.{key}": value for key, value in family.metadata(config).items()}
+    if words.chat_template:
+        fields["tokenizer.chat_template"] = words.chat_template
+    if hasattr(family, "whole_fields"):
+        fields |= family.whole_fields(config, lambda name: original.float32(origin[name]))
+    return Source(
+        title=title,
+        architecture=architecture,
+        fields=fields | words.fields,
+        entries=[entry_of(weight, original.tensors[origin[weight.source]].dtype) for weight in table],
+        chunks=chunks,
+        extra=family.extra_tensors(config),
+        expect=expect,
+        key={"files": stamps(original.sources.values()), "title": title, "prune": sorted(prune)},
+        notes=(*original.notes, *family.notes(config), *words.proof.notes),
+    )
+
+
+def from_gguf(file: GGUFSource, title: str) -> Source:
+    """A GGUF file to be written at other levels: all of its metadata, its weights as float32.
+
+    What is made of it is held to what llama.cpp computes from it.
+    """
+    fields: dict[str, Any] = {
+        key: Packed(value)
+        for key, value in gguf_header.packed(file.path).items()
+        if not key.startswith(REPLACED)
+    }
+    level = file.header.quantization
+
+    def chunks(name: str, max_bytes: int, as_is: bool) -> Iterator[Array]:
+        return file.chunks(name, max_bytes)
+
+    def expect(made: Path) -> proof.Reference:
+        hashes = {file.path.name: digest(file.path, lambda step: None)}
+        return proof.expected(file.path, None, hashes, {"kind": "copied"})
+
+    return Source(
+        title=title,
+        architecture=file.header.architecture,
+        fields=fields | {"edge.requantized_from": level},
+        entries=[
+            Entry(name, file.shape(name), "F32", fixed=len(file.shape(name)) == 1) for name in file.types
+        ],
+        chunks=chunks,
+        extra={},
+        expect=expect,
+        key={"files": stamps([file.path]), "title": title},
+        exact=False,  # llama.cpp rounds activations for quantized weights, and the reference is such a file
+        notes=(f"made from a file at {level}: what that lost stays lost",),
+    )
+
+
+def entry_of(weight: Weight, dtype: str) -> Entry:
+    """The tensor in the float type that holds every value of its dtype; vectors are always f32 in GGUF."""
+    fixed = weight.float32 or len(weight.target_shape) == 1
+    kind = dtype if dtype in ("F16", "BF16") and not fixed else "F32"
+    return Entry(weight.target, weight.target_shape, kind, fixed)
+
+
+def stamps(paths: Any) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of each file: enough to see that one was replaced."""
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+
+
+def matched(
+    tensors: Mapping[str, Tensor], table: Sequence[Weight], ignored: Sequence[str] = ()
+) -> tuple[Weight, ...]:
+    """The rows that the checkpoint has, its tensors by the table's names; each in its shape, and none beside them.
+
+    `ignored` are regular expressions of further names that may be there. Raises ConversionError.
+    """
+    wanted = {weight.source: weight for weight in table}
+    for source, weight in wanted.items():
+        if source not in tensors:
+            if weight.required:
+                raise ConversionError(
+                    f"the checkpoint has no tensor {source}", hint="config.json says it should"
+                )
+        elif tensors[source].shape != weight.shape:
+            raise ConversionError(
+                f"{source} is {tensors[source].shape} and config.json makes it {weight.shape}",
+                hint="they are not of the same model",
+            )
+    # Rotation frequencies follow from the configuration; a tied output may have been saved as well.
+    known = re.compile("|".join((r".*rotary_emb\.inv_freq", r"lm_head\.weight", *ignored)))
+    extra = [name for name in tensors if name not in wanted and not known.fullmatch(name)]
+    if extra:
+        raise ConversionError(
+            f"the checkpoint has {len(extra)} tensors that this family does not know, {extra[0]} among them",
+            hint="it may be a variant that is not known here",
+        )
+    return tuple(weight for weight in table if weight.source in tensors)
+
+
+def pruned(
+    family: Any, config: Any, table: Sequence[Weight], layers: Sequence[int]
+) -> tuple[Any, tuple[Weight, ...], dict[str, str]]:
+    """Configuration and table of a model without these layers, and its names' origins in the checkpoint."""
+    if not set(layers) < set(range(config.layers)):
+        raise RequestError(
+            f"layers {', '.join(map(str, layers))} cannot be left out of {config.layers}",
+            hint="they count from 0, and one has to stay",
+        )
+    kept = [layer for layer in range(config.layers) if layer not in layers]
+    smaller = replace(config, layers=len(kept))
+    present = {weight.source for weight in table}
+
+    def old(name: str) -> str:
+        return re.sub(r"\.(\d+)\.", lambda found: f".{kept[int(found[1])]}.", f".{name}", count=1)[1:]
+
+    origin = {weight.source: old(weight.source) for weight in family.weights(smaller)}
+    rows = tuple(weight for weight in family.weights(smaller) if origin[weight.source] in present)
+    return smaller, rows, origin
