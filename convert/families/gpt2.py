@@ -6,8 +6,8 @@ unsupervised multitask learners"; for the key names the GGUF specification.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ from .config import given, need
 from .from_header import Read, number, same_in_all_layers, shapes, vocabulary, without
 from .weight import Array, Layout, Weight
 
-# Ends of tensor names that say nothing: the causal mask, as old checkpoints carry it.
-IGNORED = (".attn.bias", ".attn.masked_bias")
+# The causal mask, as old checkpoints carry it.
+IGNORED = (r"h\.\d+\.attn\.(masked_)?bias",)
 # transformers' names of the same function
 GELU_TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
@@ -32,10 +32,7 @@ TRANSPOSED = Layout(
 
 @dataclass(frozen=True)
 class Config:
-    """What the tensors' shapes and the pass depend on; sizes in elements, context in tokens.
-
-    `prefix` begins the names of all tensors but the output's.
-    """
+    """What the tensors' shapes and the pass depend on; sizes in elements, context in tokens."""
 
     layers: int
     width: int
@@ -45,7 +42,6 @@ class Config:
     context: int
     epsilon: float
     tied: bool
-    prefix: str = ""
 
     @property
     def gguf_architecture(self) -> str:
@@ -81,9 +77,9 @@ def read_config(raw: Mapping[str, Any]) -> Config:
     )
 
 
-def fitted(config: Config, names: Collection[str]) -> Config:
-    """The configuration for a checkpoint with these tensors: saved with its head, it prefixes the others."""
-    return replace(config, prefix="transformer." if "transformer.wte.weight" in names else "")
+def rename(name: str) -> str:
+    """Saved with its head, a checkpoint prefixes all other tensors; the first ones, and the hub's, do not."""
+    return name.removeprefix("transformer.")
 
 
 def config_json(header: Header, read: Read) -> dict[str, Any]:
@@ -111,11 +107,11 @@ def config_json(header: Header, read: Read) -> dict[str, Any]:
 
 def weights(config: Config) -> tuple[Weight, ...]:
     """Every tensor, in the order of the pass."""
-    width, inner, prefix = config.width, config.inner, config.prefix
+    width, inner = config.width, config.inner
     table = [
-        Weight(f"{prefix}wte.weight", "token_embd.weight", (config.vocabulary, width)),
+        Weight("wte.weight", "token_embd.weight", (config.vocabulary, width)),
         # llama.cpp's quantizer leaves positions as they are, too
-        Weight(f"{prefix}wpe.weight", "position_embd.weight", (config.context, width), float32=True),
+        Weight("wpe.weight", "position_embd.weight", (config.context, width), float32=True),
     ]
 
     def norm(source: str, target: str) -> None:
@@ -129,14 +125,14 @@ def weights(config: Config) -> tuple[Weight, ...]:
         table.append(Weight(f"{source}.bias", f"{target}.bias", (rows,)))
 
     for layer in range(config.layers):
-        ours, theirs = f"blk.{layer}", f"{prefix}h.{layer}"
+        ours, theirs = f"blk.{layer}", f"h.{layer}"
         norm(f"{theirs}.ln_1", f"{ours}.attn_norm")
         project(f"{theirs}.attn.c_attn", f"{ours}.attn_qkv", width, 3 * width)
         project(f"{theirs}.attn.c_proj", f"{ours}.attn_output", width, width)
         norm(f"{theirs}.ln_2", f"{ours}.ffn_norm")
         project(f"{theirs}.mlp.c_fc", f"{ours}.ffn_up", width, inner)
         project(f"{theirs}.mlp.c_proj", f"{ours}.ffn_down", inner, width)
-    norm(f"{prefix}ln_f", "output_norm")
+    norm("ln_f", "output_norm")
     if not config.tied:
         table.append(Weight("lm_head.weight", "output.weight", (config.vocabulary, width)))
     return tuple(table)
@@ -178,10 +174,10 @@ def forward(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) ->
         return ops.linear(x, weight(f"{name}.weight").T, weight(f"{name}.bias"))
 
     positions = np.arange(len(ids))
-    x = ops.embed(weight(f"{config.prefix}wte.weight"), ids)
-    x = x + ops.embed(weight(f"{config.prefix}wpe.weight"), positions)
+    x = ops.embed(weight("wte.weight"), ids)
+    x = x + ops.embed(weight("wpe.weight"), positions)
     for layer in range(config.layers):
-        name = f"{config.prefix}h.{layer}"
+        name = f"h.{layer}"
         fused = project(norm(x, f"{name}.ln_1"), f"{name}.attn.c_attn")
         query, key, value = (
             ops.split_heads(part, config.heads) for part in ops.split(fused, (config.width,) * 3)
@@ -189,6 +185,6 @@ def forward(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) ->
         x = x + project(ops.join_heads(ops.attention(query, key, value)), f"{name}.attn.c_proj")
         inner = ops.gelu_tanh(project(norm(x, f"{name}.ln_2"), f"{name}.mlp.c_fc"))
         x = x + project(inner, f"{name}.mlp.c_proj")
-    hidden = norm(x, f"{config.prefix}ln_f")
-    output = f"{config.prefix}wte.weight" if config.tied else "lm_head.weight"
+    hidden = norm(x, "ln_f")
+    output = "wte.weight" if config.tied else "lm_head.weight"
     return hidden, ops.linear(hidden, weight(output))

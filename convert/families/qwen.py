@@ -248,7 +248,7 @@ def forward(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) ->
         return ops.rope(heads, frequencies, scale)
 
     x = ops.embed(weight("model.embed_tokens.weight"), ids)
-    for layer, window in enumerate(config.windows):
+    for layer in range(config.layers):
         name = f"model.layers.{layer}"
         attention, mlp = f"{name}.self_attn", f"{name}.mlp"
         normed = ops.rms_norm(x, weight(f"{name}.input_layernorm.weight"), config.epsilon)
@@ -256,7 +256,7 @@ def forward(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) ->
             turned(normed, f"{attention}.q", config.heads),
             turned(normed, f"{attention}.k", config.kv_heads),
             heads_of(normed, f"{attention}.v", config.kv_heads),
-            window=window,
+            window=config.windows[layer],
         )
         x = x + ops.linear(ops.join_heads(seen), weight(f"{attention}.o_proj.weight"))
         normed = ops.rms_norm(x, weight(f"{name}.post_attention_layernorm.weight"), config.epsilon)
