@@ -14,18 +14,14 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 BLUE, GREY = "#0072B2", "#666666"  # of Okabe and Ito's palette, told apart by every eye and in print
 FLOOR = 1e-7  # nats; where rounding in f32 begins, and a file compared with itself is shown
-OFFSETS = (
-    (7, 5),
-    (7, -11),
-    (-7, 5),
-    (-7, -11),
-    (0, 11),
-    (0, -18),
-    (14, 15),
-    (-14, 15),
-    (14, -24),
-    (-14, -24),
-)
+Box = tuple[float, float, float, float]  # left, bottom, right, top
+
+# where a name may stand from its point, in points; the nearest first
+PLACES = [
+    (round(x * far), round(y * far))
+    for far in (6, 10, 16, 24, 32)
+    for x, y in ((1, 0.6), (-1, -0.6), (1, -0.6), (-1, 0.6), (0, 1), (0, -1), (1.2, 0), (-1.2, 0))
+]
 
 
 def check(path: Path, levels: int) -> None:
@@ -62,69 +58,88 @@ def draw(report: Report, path: Path) -> None:
     axes.grid(True, which="major", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
     front = best(levels)
-    axes.plot([size(row) for row in front], [height(row) for row in front], color=BLUE, lw=1, alpha=0.5)
-    for row in levels:
-        color = BLUE if row in front else GREY
-        marker = "o" if row in front else "s"
-        error = row.kld_error or 0
-        axes.errorbar(size(row), height(row), error, fmt=marker, color=color, ms=5, capsize=2, lw=1)
+    (line,) = axes.plot(*zip(*map(place, front), strict=True), color=BLUE, lw=1, alpha=0.5)
+    beaten = [row for row in levels if row not in front]
+    for rows, marker, color, meaning in (
+        (front, "o", BLUE, "no smaller file comes nearer"),
+        (beaten, "s", GREY, "a smaller file comes nearer"),
+    ):
+        if rows:
+            x, y = zip(*map(place, rows), strict=True)
+            error = [row.kld_error or 0 for row in rows]
+            axes.errorbar(x, y, error, fmt=marker, color=color, ms=5, capsize=2, lw=1, label=meaning)
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
     axes.margins(0.12)
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("file size (MiB)")
     axes.set_ylabel(f"mean KL divergence from {base.level} (nats a token)")
     axes.set_title(
-        f"{base.file.stem}: {size(base):,.0f} MiB, perplexity {base.perplexity:.2f} ± {base.perplexity_error:.2f}\n"
+        f"{base.file.stem}: {base.bytes / MIB:,.0f} MiB, "
+        f"perplexity {base.perplexity:.2f} ± {base.perplexity_error:.2f}\n"
         f"{report.text.name}, {report.tokens:,} tokens scored in a context of {report.context}",
         fontsize=10,
     )
-    label(axes, canvas, levels)
+    label(axes, canvas, line, levels)
     save(figure, path)
 
 
-def size(row: Row) -> float:
-    return row.bytes / MIB
-
-
-def height(row: Row) -> float:
-    return max(row.kld_mean or 0, FLOOR)
+def place(row: Row) -> tuple[float, float]:
+    """MiB and divergence."""
+    return row.bytes / MIB, max(row.kld_mean or 0, FLOOR)
 
 
 def best(levels: Sequence[Row]) -> list[Row]:
     """The levels that no file of the same size or smaller comes nearer than, from the smallest on."""
     front: list[Row] = []
-    for row in sorted(levels, key=lambda row: (row.bytes, height(row))):
-        if not front or height(row) < height(front[-1]):
+    for row in sorted(levels, key=place):
+        if not front or place(row)[1] < place(front[-1])[1]:
             front.append(row)
     return front
 
 
-def label(axes: Any, canvas: Any, levels: Sequence[Row]) -> None:
-    """Name each point beside it, at the first place where nothing else stands."""
+def label(axes: Any, canvas: Any, line: Any, levels: Sequence[Row]) -> None:
+    """Name each point at the nearest place where nothing else stands, or where least is hidden."""
     canvas.draw()  # fixes the scales, so that places are known
-    renderer = canvas.get_renderer()
-    reach = 4 * canvas.figure.dpi / 72  # of a marker, in pixels
-    places = [axes.transData.transform((size(row), height(row))) for row in levels]
-    taken = [(x - reach, y - reach, x + reach, y + reach) for x, y in places]
-    for row in sorted(levels, key=size):
-        name = axes.annotate("", (size(row), height(row)), textcoords="offset points", fontsize=8)
-        name.set_text(row.level)
-        tried = []
-        for x, y in OFFSETS:
-            name.set_position((x, y))
-            name.set_horizontalalignment("left" if x > 0 else "right" if x < 0 else "center")
-            box = name.get_window_extent(renderer).extents
-            hidden = sum(overlap(box, other) for other in taken)
-            tried.append((hidden, x, y, box))
-            if not hidden:
-                break
-        _, x, y, box = min(tried, key=lambda place: place[0])
-        name.set_position((x, y))
-        name.set_horizontalalignment("left" if x > 0 else "right" if x < 0 else "center")
-        taken.append(tuple(box))
+    pixel = canvas.figure.dpi / 72  # of a point
+    marks = axes.transData.transform([place(row) for row in levels])
+    taken = [box(x, y, 4 * pixel, 4 * pixel, (0, 0)) for x, y in marks]
+    path = line.get_path().interpolated(50).transformed(line.get_transform())
+    taken += [box(x, y, 2, 2, (0, 0)) for x, y in path.vertices]
+    for row, (x, y) in sorted(zip(levels, marks, strict=True), key=lambda pair: place(pair[0])):
+        name = axes.text(0, 0, row.level, fontsize=8)
+        extent = name.get_window_extent(canvas.get_renderer())
+        name.remove()
+        boxes = [
+            box(x + dx * pixel, y + dy * pixel, extent.width, extent.height, (dx, dy)) for dx, dy in PLACES
+        ]
+        hidden = [sum(overlap(one, other) for other in taken) for one in boxes]
+        chosen = hidden.index(min(hidden))
+        dx, dy = PLACES[chosen]
+        taken.append(boxes[chosen])
+        axes.annotate(
+            row.level,
+            place(row),
+            (dx, dy),
+            textcoords="offset points",
+            fontsize=8,
+            horizontalalignment=("center", "left", "right")[sign(dx)],
+            verticalalignment=("center", "bottom", "top")[sign(dy)],
+            arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5, "shrinkA": 0, "shrinkB": 3},
+        )
 
 
-def overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    """The area that two boxes (left, bottom, right, top) share."""
+def box(x: float, y: float, width: float, height: float, side: tuple[float, float]) -> Box:
+    """The box beside a point on the side that `side` leads to; around it where that is 0."""
+    left, bottom = x + (sign(side[0]) - 1) / 2 * width, y + (sign(side[1]) - 1) / 2 * height
+    return left, bottom, left + width, bottom + height
+
+
+def sign(number: float) -> int:
+    return (number > 0) - (number < 0)
+
+
+def overlap(one: Box, other: Box) -> float:
+    """The area that two boxes share."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     tall = min(one[3], other[3]) - max(one[1], other[1])
     return max(0.0, width) * max(0.0, tall)
