@@ -68,9 +68,7 @@ def read(path: Path) -> Head | None:
 
 def layer(path: Path, part: str, width: int) -> tuple[Array, Array]:
     """A part's weight (rows, width) and bias (rows,). Raises BadGGUF where they do not fit or are not finite."""
-    weight, bias = (
-        np.array(gguf_header.elements(path, key(part, kind)), np.float32) for kind in ("weight", "bias")
-    )
+    weight, bias = (array(path, key(part, kind)) for kind in ("weight", "bias"))
     if not len(bias) or weight.size != len(bias) * width:
         raise BadGGUF(
             f"{key(part, 'weight')} has {weight.size} elements, not {len(bias)} rows of {width}", hint=AGAIN
@@ -78,6 +76,14 @@ def layer(path: Path, part: str, width: int) -> tuple[Array, Array]:
     if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         raise BadGGUF(f"{PREFIX}.{part} holds values that are NaN or infinite", hint=AGAIN)
     return weight.reshape(len(bias), width), bias
+
+
+def array(path: Path, name: str) -> Array:
+    """An array of the metadata, float32. Raises BadGGUF where it is none of numbers."""
+    values = gguf_header.elements(path, name)
+    if not all(isinstance(value, int | float) for value in values):
+        raise BadGGUF(f"{name} holds texts, not numbers", hint=AGAIN)
+    return np.array(values, np.float32)
 
 
 def apply(head: Head, hidden: Array) -> Array:

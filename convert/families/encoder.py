@@ -138,6 +138,8 @@ def notes(config: Config) -> tuple[str, ...]:
     found = []
     if config.task == "embedding" and config.pooling == "none":
         found.append("the checkpoint does not say how to pool: the file gives a vector for each token")
+    if config.architecture.endswith("ForMaskedLM"):
+        found.append("the head that guesses masked words is left out: the file gives hidden states")
     if config.token_types > 1:
         found.append(
             "llama.cpp computes the whole input as a first text (token type 0): of a pair of texts, the second too"
