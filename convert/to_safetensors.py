@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from edge.gguf_header import Header
 
 from . import gguf_source, proof
 from .checkpoint import CONFIG, WEIGHTS
-from .families import family_of_gguf
+from .families import family_of, family_of_gguf
 from .families.weight import Weight
 from .gguf_source import FLOATS, GGUFSource
 from .safetensors import DTYPES, Writer, writing
@@ -79,8 +79,8 @@ def to_safetensors(
     if folder.exists() or folder.is_symlink():
         raise StoreError(f"{folder} is there already", hint="choose another name or move it away")
     with gguf_source.open(file) as source:
-        family = family_of_gguf(source.header.architecture)
-        config = family.config_json(source.header, source.float32)
+        config = family_of_gguf(source.header.architecture).config_json(source.header, source.float32)
+        family = family_of(config)  # several may share GGUF's architecture
         understood = family.read_config(config)
         table = matched(source, family.weights(understood), family.extra_tensors(understood))
         own = own_dtype(source, table)
@@ -95,7 +95,7 @@ def to_safetensors(
                 *write_texts(source, config, TORCH[dtype], rows, draft),
                 *notes_of(source, tensors, dtype),
             ]
-            write_weights(tensors, draft / WEIGHTS)
+            write_weights([named(tensor, config) for tensor in tensors], draft / WEIGHTS)
             files = tuple(sorted(path.name for path in draft.iterdir()))
             size = sum((draft / name).stat().st_size for name in files)
             with writing(folder):
@@ -191,6 +191,14 @@ def exact_dtype(pieces: Iterable[Float32], dtype: str) -> str:
     ):
         return dtype
     return "F32"
+
+
+def named(tensor: Tensor, config: Mapping[str, Any]) -> Tensor:
+    """The tensor as transformers saves it: a model within a classifier has its own name before its tensors'."""
+    if not config["architectures"][0].endswith("Classification") or "classifier" in tensor.name:
+        return tensor
+    model = {"xlm-roberta": "roberta"}.get(config["model_type"], config["model_type"])
+    return replace(tensor, name=f"{model}.{tensor.name}")
 
 
 def write_weights(tensors: Sequence[Tensor], path: Path) -> None:

@@ -141,7 +141,9 @@ def _words(path: Path, header: Header) -> Words:
 
 def _special_ids(words: Words, header: Header, before: Sequence[int], after: Sequence[int]) -> dict[str, int]:
     """bos, eos, unk… → id, as the header says or llama.cpp has by default."""
-    ids = dict(DEFAULTS[words.kind])
+    typed = enumerate(words.types)
+    special = {index for index, kind in typed if kind in (CONTROL, UNKNOWN)}
+    ids = {which: index for which, index in DEFAULTS[words.kind].items() if index in special}
     for which, key in specials.KEYS.items():
         index = header.get(key, int, -1)
         if index >= 0:
