@@ -88,6 +88,21 @@ LONGROPE = {
     "short_factor": [1.0, 1.05, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0],
     "long_factor": [1.1, 1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0],
 }
+GPT2 = {
+    "architectures": ["GPT2LMHeadModel"],
+    "model_type": "gpt2",
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "n_ctx": 512,
+    "n_embd": 64,
+    "n_head": 4,
+    "n_inner": None,
+    "n_layer": 2,
+    "n_positions": 512,
+    "vocab_size": 320,
+    "bos_token_id": 2,
+    "eos_token_id": 2,
+}
 BERT = {
     "architectures": ["BertModel"],
     "model_type": "bert",
@@ -104,6 +119,8 @@ BERT = {
 }
 ROBERTA = {
     **BERT,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
     "architectures": ["RobertaModel"],
     "model_type": "roberta",
     "layer_norm_eps": 1e-5,
@@ -152,6 +169,7 @@ CASES: dict[str, dict[str, Any]] = {
         **PHI3, "rope_scaling": LONGROPE, "max_position_embeddings": 1024, "original_max_position_embeddings": 32,
     },
     "phi3-partial-rotation": {**PHI3, "partial_rotary_factor": 0.75},
+    "gpt2": GPT2,
     "bert": BERT,
     "bert-classifier": {**BERT, **LABELS, "architectures": ["BertForSequenceClassification"]},
     "bert-tokens": {**BERT, **LABELS, "architectures": ["BertForTokenClassification"]},
@@ -193,10 +211,15 @@ def values(case: str, name: str, shape: tuple[int, ...]) -> Array:
 
 
 def write(case: str, folder: Path) -> Path:
-    """The checkpoint's folder: config.json, model.safetensors and a tokenizer of bytes."""
+    """The checkpoint's folder: config.json, model.safetensors and a tokenizer of the family's kind."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CASES[case], indent=2))
-    (folder / "tokenizer.json").write_text(json.dumps(byte_level()))
+    model = CASES[case]["model_type"]
+    if model in ("bert", "distilbert"):
+        (folder / "vocab.txt").write_text("\n".join(word_pieces()) + "\n", encoding="utf-8")
+    else:
+        tokenizer = roberta_bytes() if "roberta" in model else byte_level()
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     tensors = {name_in_file(case, name): array for name, array in weights(case).items()}
     table = [(name, "F32", array.shape) for name, array in tensors.items()]
     with Writer(folder / "model.safetensors", table, {"format": "pt"}) as writer:
@@ -205,26 +228,41 @@ def write(case: str, folder: Path) -> Path:
     return folder
 
 
-def byte_level() -> dict[str, Any]:
+def byte_level(specials: tuple[str, ...] = SPECIALS) -> dict[str, Any]:
     """A tokenizer.json in GPT-2's manner: specials, one token a byte, ten merges."""
-    tokens = [*SPECIALS, *byte_letters(), *(merge.replace(" ", "") for merge in MERGES)]
+    tokens = [*specials, *byte_letters(), *(merge.replace(" ", "") for merge in MERGES)]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    added = [
-        {"id": index, "content": text, "special": True, "normalized": False}
-        | dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
-        for index, text in enumerate(SPECIALS)
-    ]
+    vocab = {token: index for index, token in enumerate(tokens)}
     return {
         "version": "1.0",
-        "added_tokens": added,
+        "added_tokens": [special(index, text) for index, text in enumerate(specials)],
         "pre_tokenizer": level,
         "decoder": level,
-        "model": {
-            "type": "BPE",
-            "vocab": {token: index for index, token in enumerate(tokens)},
-            "merges": list(MERGES),
-        },
+        "model": {"type": "BPE", "vocab": vocab, "merges": list(MERGES)},
     }
+
+
+def special(index: int, text: str) -> dict[str, Any]:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": index, "content": text, "special": True, **flags}
+
+
+def roberta_bytes() -> dict[str, Any]:
+    """The same with RoBERTa's specials around a text; XLM-R's Unigram has tests of its own."""
+    around = {
+        "type": "RobertaProcessing",
+        "cls": ["<s>", 0],
+        "sep": ["</s>", 2],
+        "trim_offsets": True,
+        "add_prefix_space": False,
+    }
+    return {**byte_level(("<s>", "<pad>", "</s>")), "post_processor": around}
+
+
+def word_pieces() -> list[str]:
+    """A vocab.txt in BERT's manner: printable ASCII begins and, letters and digits, goes on with words."""
+    ascii_ = [chr(code) for code in range(0x21, 0x7F) if not chr(code).isupper()]
+    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *ascii_, *(f"##{c}" for c in ascii_ if c.isalnum())]
 
 
 def ids(config: Mapping[str, Any]) -> Array:
