@@ -73,6 +73,7 @@ def plan(
     memory: float | str | None = None,
     threads: int | None = None,
     sequences: int = 1,
+    beside: int = 0,
     on: Host | None = None,
 ) -> Plan:
     """Decide how `ref` runs on this machine, reading only the file's header.
@@ -81,6 +82,7 @@ def plan(
     memory     a budget in bytes, or a text such as "512MiB"; by default what is available
     threads    for prefill and decode alike; by default one a core
     sequences  answers that share one prompt
+    beside     bytes of what is loaded beside the model: its adapters
     on         the host to plan for; by default this one
 
     Raises ModelNotFound, UnsafeFile (BadGGUF) for what cannot be read, RequestError for a setting out of range.
@@ -95,7 +97,9 @@ def plan(
         budget = min(budget, parse_size(memory))
 
     def need(tokens: int) -> Memory:
-        return predict(header, tokens, sequences=sequences, isa=machine.cpu.isa, available_bytes=budget)
+        alone = predict(header, tokens, sequences=sequences, isa=machine.cpu.isa, available_bytes=budget)
+        weights, total = alone.weights_bytes + beside, alone.total_bytes + beside
+        return replace(alone, weights_bytes=weights, total_bytes=total)
 
     needed = need(context)
     fits = needed.total_bytes <= budget

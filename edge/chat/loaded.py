@@ -7,19 +7,20 @@ from collections.abc import Generator, Sequence
 from edge.chat import template as templates
 from edge.chat.template import Message, Template
 from edge.engine import Chunk, Engine, Sampling
+from edge.engine.adapters import Adapter, adapter_of
 from edge.planner import Plan, plan
 
 
 class LoadedModel:
     """What `edge.load` returns. Close it, or use it as a context manager; one request runs at a time."""
 
-    def __init__(self, plan: Plan, *, template: str | None = None) -> None:
+    def __init__(self, plan: Plan, *, template: str | None = None, adapters: Sequence[Adapter] = ()) -> None:
         self.plan = plan.require_fit()
         # What the model does best with, for calls that do not say.
         settings = dict(plan.advice)
         self.system: str = settings.pop("system", "")
         self.sampling = Sampling(**settings)
-        self.engine = Engine(plan)  # last: what fails before it leaves no model in memory
+        self.engine = Engine(plan, adapters)  # last: what fails before it leaves no model in memory
         self.form = template
         self._template: Template | None = None
 
@@ -115,10 +116,15 @@ def load(
     threads: int | None = None,
     sequences: int = 1,
     template: str | None = None,
+    lora: Sequence[str] = (),
 ) -> LoadedModel:
     """Plan `ref` for this machine, refuse it if it does not fit, else load it.
 
     ctx, threads and sequences are those of `edge.plan`; template names a known chat form (chatml, llama-3, …)
-    to use instead of the file's own. Raises what `plan` raises, DoesNotFit, EngineError.
+    to use instead of the file's own; lora names adapters to add, each a GGUF file, or FILE:SCALE. Raises what
+    `plan` raises, what `edge.engine.adapters.adapter_of` raises, DoesNotFit, EngineError.
     """
-    return LoadedModel(plan(ref, ctx=ctx, threads=threads, sequences=sequences), template=template)
+    adapters = [adapter_of(text) for text in lora]
+    beside = sum(adapter.bytes for adapter in adapters)
+    planned = plan(ref, ctx=ctx, threads=threads, sequences=sequences, beside=beside)
+    return LoadedModel(planned, template=template, adapters=adapters)

@@ -10,7 +10,7 @@ import click
 
 from edge import store
 from edge.cli.models import DashesCommand, here, split_words
-from edge.cli.options import context_options, sampling_given, sampling_options
+from edge.cli.options import context_options, lora_option, sampling_given, sampling_options
 from edge.cli.output import is_terminal, model_line, printable, timing_line
 from edge.cli.references import complete_ref
 from edge.errors import EdgeError, RequestError
@@ -32,6 +32,7 @@ MAX_STDIN = 64 << 20  # bytes; a larger text fits no context there is
 @click.option("--session", metavar="NAME", help="Keep the conversation under this name, or go on with it.")
 @click.option("--continue", "latest", is_flag=True, help="Go on with the last conversation.")
 @sampling_options
+@lora_option
 @context_options
 def command(
     words: tuple[str, ...],
@@ -41,6 +42,7 @@ def command(
     latest: bool,
     ctx: int | None,
     threads: int | None,
+    lora: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Talk to a model, or ask it one thing.
@@ -58,7 +60,7 @@ def command(
     from edge.chat.loaded import load
 
     ref = here(ref or (past.session.model if past else store.DEFAULT))
-    with load(ref, ctx=ctx, threads=threads, template=template) as model:
+    with load(ref, ctx=ctx, threads=threads, template=template, lora=lora) as model:
         talk = open_talk(model, ref, system, given, past)
         if prompt is not None:
             if session and not past:

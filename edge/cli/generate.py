@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edge.cli.options import context_options, sampling_given, sampling_options
+from edge.cli.options import context_options, lora_option, sampling_given, sampling_options
 from edge.cli.output import emit_json, json_option, printable, timing_line
 from edge.cli.references import complete_ref
 
@@ -17,10 +17,18 @@ from edge.cli.references import complete_ref
 @click.argument("prompt")
 @click.option("-n", "n", type=click.IntRange(1, 64), default=1, show_default=True, help="Samples to draw.")
 @sampling_options
+@lora_option
 @context_options
 @json_option
 def command(
-    ref: str, prompt: str, n: int, ctx: int | None, threads: int | None, as_json: bool, **options: Any
+    ref: str,
+    prompt: str,
+    n: int,
+    ctx: int | None,
+    threads: int | None,
+    lora: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Continue a text, n ways from one prefill.
 
@@ -30,7 +38,7 @@ def command(
     from edge.chat.loaded import load
     from edge.engine import Tally
 
-    with load(ref, ctx=ctx, threads=threads, sequences=n) as model:
+    with load(ref, ctx=ctx, threads=threads, sequences=n, lora=lora) as model:
         tally = Tally(n)
         for chunk in model.generate(prompt, replace(model.sampling, **given), n=n):
             tally.add(chunk)

@@ -10,8 +10,8 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Stop(click.types.StringParamType):
-    """A stop text; its variable holds one, white space and all, where click would split it into words."""
+class Whole(click.types.StringParamType):
+    """A text; its variable holds one, white space and all, where click would split it into words."""
 
     def split_envvar_value(self, rv: str) -> list[str]:
         return [rv]
@@ -27,11 +27,26 @@ def context_options(command: F) -> F:
     return command
 
 
+def lora_option(command: F) -> F:
+    """--lora, which may stand several times."""
+    return click.option(
+        "--lora",
+        type=Whole(),
+        multiple=True,
+        metavar="FILE[:SCALE]",
+        help="Add a LoRA adapter (GGUF); may be repeated.",
+    )(command)
+
+
 def sampling_options(command: F) -> F:
     """--temp, --top-k, …, --stop; the ranges are checked by `Sampling` itself."""
     for option in (
         click.option(
-            "--stop", type=Stop(), multiple=True, metavar="TEXT", help="End the answer here; may be repeated."
+            "--stop",
+            type=Whole(),
+            multiple=True,
+            metavar="TEXT",
+            help="End the answer here; may be repeated.",
         ),
         click.option("--max-tokens", type=int, metavar="N", help="Longest answer.  [the context's end]"),
         click.option("--seed", type=int, metavar="N", help="Equal seeds give equal texts.  [drawn]"),

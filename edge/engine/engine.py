@@ -10,6 +10,7 @@ from secrets import randbelow
 from time import perf_counter
 from typing import Any
 
+from edge.engine.adapters import Adapter, apply, check_base, load_adapters
 from edge.engine.binding import interrupts_held, listen, llama, why
 from edge.engine.sampling import SEEDS, Sampling, open_chain
 from edge.engine.text import TextStream
@@ -58,12 +59,12 @@ class _Answer:
 
 
 class Engine:
-    """A model loaded as a plan says. Close it, or use it as a context manager.
+    """A model loaded as a plan says, with LoRA adapters added. Close it, or use it as a context manager.
 
     One request runs at a time: a second `stream` ends the first. Raises EngineError where llama.cpp refuses.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, adapters: Sequence[Adapter] = ()) -> None:
         self._lib = llama()
         self._model: Any = None
         self._context: Any = None
@@ -71,11 +72,16 @@ class Engine:
         self._kept: list[int] = []  # the tokens whose KV state sequence 0 holds
         self._request = 0
         started = perf_counter()
+        for adapter in adapters:
+            check_base(plan.path, adapter)
         try:
             with interrupts_held() as interrupts:
                 self._model = self._load(plan, interrupts)
                 self._check_it_writes(plan)
+                handles = load_adapters(self._lib, self._model, adapters)
                 self._context = self._open_context(plan)
+                if handles:
+                    apply(self._lib, self._context, handles, adapters)
             self._memory = self._lib.llama_get_memory(self._context)
             self._batch = self._lib.llama_batch_init(BATCH, 0, 1)
         except BaseException:
