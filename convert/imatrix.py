@@ -59,6 +59,15 @@ class Importance:
             means[name] = mean.reshape(-1)
         return means
 
+    def fields(self, file: str) -> dict[str, str | int]:
+        """What llama-quantize writes of it into a model's metadata; `file` is the matrix's name."""
+        return {
+            "quantize.imatrix.file": file,
+            "quantize.imatrix.dataset": ", ".join(self.datasets),
+            "quantize.imatrix.entries_count": len(self.sums),
+            "quantize.imatrix.chunks_count": self.chunks,
+        }
+
 
 def read(path: Path) -> Importance:
     """A file of llama-imatrix's, in GGUF or in the legacy form.

@@ -45,6 +45,7 @@ class Settings:
     output_type     ggml type of `output.weight`; embedding_type of `token_embd.weight`
     prune_layers    layers to leave out
     importance      GGUF tensor name → mean squared activation of each input column, f32
+    importance_fields   what a file says of it
     """
 
     threads: int = 0
@@ -54,6 +55,7 @@ class Settings:
     embedding_type: str | None = None
     prune_layers: Sequence[int] = ()
     importance: Mapping[str, Float32] = field(default_factory=dict)
+    importance_fields: Mapping[str, str | int] = field(default_factory=dict)
 
     @property
     def workers(self) -> int:

@@ -51,13 +51,6 @@ class Source:
     exact: bool = True
     notes: tuple[str, ...] = ()
 
-    @property
-    def weights(self) -> int:
-        """Elements of all tensors."""
-        return sum(entry.elements for entry in self.entries) + sum(
-            values.size for values in self.extra.values()
-        )
-
 
 @contextmanager
 def opened(path: Path, title: str, prune: Sequence[int] = ()) -> Iterator[Source]:
@@ -91,7 +84,9 @@ def from_checkpoint(original: Checkpoint, title: str, prune: Sequence[int] = ())
     tensors = {name: original.tensors[names[name]] for name in names}
     ignored = getattr(family, "IGNORED", ())
     head = getattr(family, "head_weights", lambda config: ())(config)
-    table = matched(tensors, family.weights(config), (*ignored, *(re.escape(weight.source) for weight in head)))
+    table = matched(
+        tensors, family.weights(config), (*ignored, *(re.escape(weight.source) for weight in head))
+    )
     matched(tensors, head, (".*",))
     words = tokenizer.convert(original.path, original.config, config.vocabulary)
     origin = {weight.source: weight.source for weight in table}

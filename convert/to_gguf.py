@@ -8,6 +8,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any, BinaryIO
 
@@ -16,15 +17,21 @@ from edge.machine.peak import peak_rss_bytes
 from edge.store.records import name_it
 
 from . import proof
+from .collect import collect
 from .drafts import Drafts, drafts, reserve
 from .gguf import Entry, Head, head
+from .imatrix import Importance
 from .quantize import FLOATS, Mixture, Settings, encode, float_types, levels, mixture
 from .source import Source, opened, title_of
 
 DEFAULT = Settings()
 QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
-# bytes of weights done of all
-Report = Callable[[int, int], None]
+# what is done, how much of it, of how much
+Report = Callable[[str, int, int], None]
+
+
+def silent(doing: str, done: int, total: int) -> None:
+    """Report to nobody."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,24 @@ class File:
     level: str
     entries: Mapping[str, Entry]
     fell_back: tuple[str, ...]
+    needs_importance: bool
     head: Head
+
+    @property
+    def bits_per_weight(self) -> float:
+        weights = sum(entry.elements for entry in self.entries.values())
+        return 8 * sum(entry.bytes for entry in self.entries.values()) / weights
+
+
+@dataclass(frozen=True)
+class Size:
+    """A file that could be written."""
+
+    level: str
+    bytes: int
+    bits_per_weight: float
+    fell_back: tuple[str, ...]
+    needs_importance: bool
 
 
 @dataclass(frozen=True)
@@ -43,6 +67,7 @@ class Made:
     """One file that was written; sizes in bytes, `seconds` of encoding and writing it.
 
     `fell_back` are the tensors whose rows the level's own type does not divide. `peak_rss_bytes` is the process's.
+    `notes` are what a user should know of the source.
     """
 
     path: Path
@@ -53,6 +78,7 @@ class Made:
     seconds: float
     peak_rss_bytes: int
     certificate: proof.Certificate | None
+    notes: tuple[str, ...]
 
 
 def convert(
@@ -63,7 +89,7 @@ def convert(
     name: str | None = None,
     settings: Settings = DEFAULT,
     prove: bool = True,
-    report: Report = lambda done, total: None,
+    report: Report = silent,
 ) -> tuple[Made, ...]:
     """As `make`, of the checkpoint folder or the GGUF file at `path`; the files' names begin with `name`.
 
@@ -82,7 +108,7 @@ def make(
     *,
     settings: Settings = DEFAULT,
     prove: bool = True,
-    report: Report = lambda done, total: None,
+    report: Report = silent,
 ) -> tuple[Made, ...]:
     """Write the source as `out/TITLE-LEVEL.gguf` for every level wanted, certificates beside.
 
@@ -99,7 +125,7 @@ def make(
         files = tuple(file_of(source, level, folder.folder, settings, prove) for level in wanted)
         reserve(out, sum(file.head.size for file in files))
         seconds = stream(source, files, folder, settings, report)
-        certificates = proofs(source, files, settings) if prove else {}
+        certificates = proofs(source, files, settings, report) if prove else {}
         for file in files:
             if prove:
                 proof.write(certificates[file.level], out / file.draft.name)
@@ -109,11 +135,12 @@ def make(
             path=out / file.draft.name,
             level=file.level,
             bytes=file.head.size,
-            bits_per_weight=8 * sum(entry.bytes for entry in file.entries.values()) / source.weights,
+            bits_per_weight=file.bits_per_weight,
             fell_back=file.fell_back,
             seconds=seconds[file.level],
             peak_rss_bytes=peak_rss_bytes(),
             certificate=certificates.get(file.level),
+            notes=source.notes,
         )
         for file in files
     )
@@ -145,21 +172,31 @@ def file_of(source: Source, level: str, scratch: Path, settings: Settings, prove
         chosen = float_types(level, source.entries)
     else:
         blank = scratch / "blank.gguf"
-        chosen = dry_run(blank, source, entries, level, settings)
+        chosen = dry_run(blank, source.fields, entries, level, settings)
     fields = source.fields | {
         "general.file_type": levels()[level],
         "general.quantization_version": QUANTIZATION_VERSION,
         "edge.proof": "certificate" if prove else "none",
     }
+    if level not in FLOATS:
+        fields |= settings.importance_fields
     typed = [*(replace(entry, type=chosen.types[entry.name]) for entry in source.entries), *small]
     draft = scratch / f"{source.title}-{level}.gguf"
-    return File(draft, level, {entry.name: entry for entry in typed}, chosen.fell_back, head(fields, typed))
+    return File(
+        draft,
+        level,
+        {entry.name: entry for entry in typed},
+        chosen.fell_back,
+        chosen.needs_importance,
+        head(fields, typed),
+    )
 
 
-def dry_run(blank: Path, source: Source, entries: Sequence[Entry], level: str, settings: Settings) -> Mixture:
+def dry_run(
+    blank: Path, fields: Mapping[str, Any], entries: Sequence[Entry], level: str, settings: Settings
+) -> Mixture:
     """Ask llama.cpp's quantizer, with a file that has the head of the whole model and holes for its weights."""
-    fields = {key: value for key, value in source.fields.items() if not key.startswith("tokenizer.")}
-    whole = head(fields, entries)
+    whole = head({key: value for key, value in fields.items() if not key.startswith("tokenizer.")}, entries)
     blank.write_bytes(whole.data)
     try:
         os.truncate(blank, whole.size)
@@ -187,7 +224,7 @@ def stream(
                     seconds[file.level] += taken
                 folder.finish(f"tensor {entry.name}")
             done += entry.bytes
-            report(done, total)
+            report("converting", done, total)
         for draft in drafts:
             os.fsync(draft.fileno())
     return seconds
@@ -242,11 +279,47 @@ def put(file: BinaryIO, data: bytes | memoryview, place: int) -> None:
         rest, place = rest[written:], place + written
 
 
-def proofs(source: Source, files: Sequence[File], settings: Settings) -> dict[str, proof.Certificate]:
+def proofs(
+    source: Source, files: Sequence[File], settings: Settings, report: Report
+) -> dict[str, proof.Certificate]:
     """The certificate of every draft. Raises ConversionError where one does not compute what it should."""
     bent = bool(settings.tensor_types or settings.output_type or settings.embedding_type)
+    report("proving", 0, len(files) + 1)
     reference = source.expect(files[0].draft)
-    return {
-        file.level: proof.certify(file.draft, file.level, reference, exact=source.exact and not bent)
-        for file in files
-    }
+    found = {}
+    for done, file in enumerate(files, 1):
+        report("proving", done, len(files) + 1)
+        found[file.level] = proof.certify(file.draft, file.level, reference, exact=source.exact and not bent)
+    report("proving", len(files) + 1, len(files) + 1)
+    return found
+
+
+def sizes(path: Path, wanted: Sequence[str], *, settings: Settings = DEFAULT) -> tuple[Size, ...]:
+    """What `convert` would write, without writing it. Raises as `convert` does before it writes."""
+    check_levels(wanted)
+    with opened(path, title_of(path), settings.prune_layers) as source, TemporaryDirectory() as folder:
+        files = [file_of(source, level, Path(folder), settings, prove=True) for level in wanted]
+        return tuple(
+            Size(file.level, file.head.size, file.bits_per_weight, file.fell_back, file.needs_importance)
+            for file in files
+        )
+
+
+def calibrate(path: Path, text: str, name: str, out: Path, *, report: Report = silent) -> Importance:
+    """The importance matrix of a checkpoint or GGUF file over a text that it calls `name`.
+
+    A checkpoint is made into a file of all its precision first, in a folder below `out` that goes again. Raises as
+    `convert` and `collect` do.
+    """
+
+    def progress(done: int, total: int) -> None:
+        report("calibrating", done, total)
+
+    if not path.is_dir():
+        return collect(path, text, name=name, progress=progress)
+    out.mkdir(parents=True, exist_ok=True)
+    with opened(path, title_of(path)) as source, TemporaryDirectory(prefix=".edge-", dir=out) as folder:
+        kinds = {entry.type for entry in source.entries if not entry.fixed}
+        level = kinds.pop().lower() if len(kinds) == 1 else "f32"
+        (whole,) = make(source, [level], Path(folder), prove=False)
+        return collect(whole.path, text, name=name, progress=progress)

@@ -7,17 +7,20 @@ original's over a set of hard texts. Where no way to write them gives the same i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edge import gguf_header
 from edge.errors import ConversionError
 
 from . import cases, files, reference, sentencepiece, wordpiece
-from .trial import Difference, choose
+from .trial import Difference, choose, differences, model
 
-__all__ = ["Difference", "Proof", "Tokenizer", "convert"]
+__all__ = ["Difference", "Proof", "Tokenizer", "compare", "convert"]
+
+TOKENS, TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
 
 
 @dataclass(frozen=True)
@@ -53,18 +56,9 @@ def convert(folder: Path, config: Mapping[str, Any], vocab_rows: int) -> Tokeniz
     half a second to two for each way tried. Raises ConversionError for files that are missing, damaged, too
     large or of an unknown kind, and where llama.cpp cannot give the original's ids.
     """
-    found, original, notes = _original(files.read(folder))
-    source = cases.Source(found, original, config, vocab_rows)
-    if found.tokenizer_json is not None:
-        case = cases.from_json(source, found.tokenizer_json)
-    else:
-        assert found.sentencepiece is not None  # _original saw to it
-        case = cases.from_model(source, found.sentencepiece)
+    found, original, case, notes = _understood(folder, config, vocab_rows)
     texts = cases.texts(case, original)
     outcome = choose(case.candidates, original, texts, case.limits)
-    limits: dict[str, int] = {}
-    for difference in outcome.differences:
-        limits[difference.reason] = limits.get(difference.reason, 0) + 1
     return Tokenizer(
         fields=dict(outcome.candidate.fields),
         chat_template=found.chat_template,
@@ -75,14 +69,51 @@ def convert(folder: Path, config: Mapping[str, Any], vocab_rows: int) -> Tokeniz
             probes=outcome.probes,
             differences=outcome.differences,
             followed=found.followed,
-            notes=(
-                *found.notes,
-                *notes,
-                *case.notes,
-                *(f"{reason}: {count} of {len(texts)} probes differ" for reason, count in limits.items()),
-            ),
+            notes=(*notes, *_counted(outcome.differences, len(texts))),
         ),
     )
+
+
+def compare(folder: Path, config: Mapping[str, Any], file: Path) -> Proof:
+    """How the tokenizer in a GGUF file made elsewhere does beside the one in `folder`.
+
+    A difference without a reason is one that no limit of llama.cpp explains. Raises as `convert` does.
+    """
+    tokens = gguf_header.elements(file, TOKENS)
+    found, original, case, notes = _understood(folder, config, len(tokens))
+    texts = cases.texts(case, original)
+    fields = {TOKENS: tokens, TYPES: gguf_header.elements(file, TYPES)}
+    every = (*case.limits, *(limit for candidate in case.candidates for limit in candidate.limits))
+    expected = [original.encode(text) for text in texts]
+    with model(file) as vocab:
+        different = tuple(
+            difference
+            for _, difference in differences(vocab, fields, original.parses_special, texts, expected, every)
+        )
+    notes = (*notes, *_counted(different, len(texts)))
+    return Proof(case.kind, file.name, (file.name,), len(texts), different, found.followed, notes)
+
+
+def _understood(
+    folder: Path, config: Mapping[str, Any], vocab_rows: int
+) -> tuple[files.Files, reference.Reference, cases.Case, tuple[str, ...]]:
+    """The files that are followed, the tokenizer they describe, the ways to write it, notes."""
+    found, original, notes = _original(files.read(folder))
+    source = cases.Source(found, original, config, vocab_rows)
+    if found.tokenizer_json is not None:
+        case = cases.from_json(source, found.tokenizer_json)
+    else:
+        assert found.sentencepiece is not None  # _original saw to it
+        case = cases.from_model(source, found.sentencepiece)
+    return found, original, case, (*found.notes, *notes, *case.notes)
+
+
+def _counted(differences: Sequence[Difference], probes: int) -> tuple[str, ...]:
+    """How many probes differ for each reason."""
+    limits: dict[str, int] = {}
+    for difference in differences:
+        limits[difference.reason] = limits.get(difference.reason, 0) + 1
+    return tuple(f"{reason}: {count} of {probes} probes differ" for reason, count in limits.items() if reason)
 
 
 def _original(found: files.Files) -> tuple[files.Files, reference.Reference, list[str]]:

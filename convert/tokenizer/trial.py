@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,27 +71,20 @@ def choose(
     expected = [original.encode(text) for text in probes]
     failures: list[tuple[int, Candidate, Difference]] = []
     for number, candidate in enumerate(candidates, 1):
-        differences: list[Difference] = []
-        passed = 0
+        found: list[Difference] = []
         with loaded(candidate.fields) as vocab:
-            for text, ids in zip(probes, expected, strict=True):
-                got = vocab.tokens(text, add_special=True, parse_special=original.parses_special)
-                if ids == got:
-                    passed += 1
-                    continue
-                difference = Difference(text, tuple(ids), tuple(got))
-                covering = (limit for limit in (*limits, *candidate.limits) if limit.covers(difference))
-                reason = next((limit.reason for limit in covering), "") or _renamed(
-                    difference, candidate.fields, vocab
-                )
-                differences.append(replace(difference, reason=reason))
-                if not reason:
-                    failures.append((passed, candidate, difference))
+            every = (*limits, *candidate.limits)
+            for place, difference in differences(
+                vocab, candidate.fields, original.parses_special, probes, expected, every
+            ):
+                if not difference.reason:
+                    failures.append((place - len(found), candidate, difference))
                     break
+                found.append(difference)
             else:
                 tried = tuple(one.name for one in candidates[:number])
-                return Outcome(candidate, tried, len(probes), tuple(differences))
-    passed, nearest, difference = max(failures, key=lambda failure: failure[0])
+                return Outcome(candidate, tried, len(probes), tuple(found))
+    _, nearest, difference = max(failures, key=lambda failure: failure[0])
     raise ConversionError(
         f"llama.cpp cannot reproduce this tokenizer: none of {len(candidates)} ways to write it passed; "
         f"the nearest, {nearest.name}, fails at {difference}",
@@ -98,23 +92,47 @@ def choose(
     )
 
 
+def differences(
+    vocab: Vocab,
+    fields: Fields,
+    parses_special: bool,
+    probes: Sequence[str],
+    expected: Sequence[Sequence[int]],
+    limits: Sequence[Limit],
+) -> Iterator[tuple[int, Difference]]:
+    """Where a vocabulary with these fields gives other ids than expected: the probe's place, and the difference."""
+    for place, (text, ids) in enumerate(zip(probes, expected, strict=True)):
+        got = vocab.tokens(text, add_special=True, parse_special=parses_special)
+        if list(ids) != got:
+            difference = Difference(text, tuple(ids), tuple(got))
+            covering = (limit.reason for limit in limits if limit.covers(difference))
+            yield place, replace(difference, reason=next(covering, "") or _renamed(difference, fields, vocab))
+
+
 @contextmanager
 def loaded(fields: Fields) -> Iterator[Vocab]:
     """The vocabulary as llama.cpp loads it. Raises ConversionError where it refuses the fields."""
-    lib = llama()
-    parameters = lib.llama_model_default_params()
-    parameters.vocab_only = True
     with tempfile.TemporaryDirectory(prefix="edge-tokenizer-") as folder:
         path = Path(folder) / "vocab.gguf"
         path.write_bytes(head({"general.architecture": "llama", **fields}, ()).data)
-        listen()
-        model = lib.llama_model_load_from_file(str(path).encode(), parameters)
-    if not model:
+        with model(path) as vocab:
+            yield vocab
+
+
+@contextmanager
+def model(path: Path) -> Iterator[Vocab]:
+    """A GGUF file's vocabulary. Raises ConversionError where llama.cpp does not load it."""
+    lib = llama()
+    parameters = lib.llama_model_default_params()
+    parameters.vocab_only = True
+    listen()
+    found = lib.llama_model_load_from_file(os.fsencode(path), parameters)
+    if not found:
         raise ConversionError(f"llama.cpp refuses this vocabulary: {why('it does not say why')}")
     try:
-        yield Vocab(model)
+        yield Vocab(found)
     finally:
-        lib.llama_model_free(model)
+        lib.llama_model_free(found)
 
 
 def _renamed(difference: Difference, fields: Fields, vocab: Vocab) -> str:
