@@ -39,6 +39,8 @@ LEVELS = {
     "bf16": reference.LlamaFileType.MOSTLY_BF16,
 }
 TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
+# Beside an adapted embedding PEFT saves the frozen weight itself.
+FROZEN = re.compile(r"base_model\.model\.(.+)\.base_layer\.weight")
 # Ways to begin A and B that leave the base model's weights alone; the others need a changed base.
 BEGINNINGS = (None, True, False, "gaussian", "eva", "orthogonal")
 # What PEFT can do besides, and llama.cpp's adapters cannot; by its key, with the value that means nothing.
@@ -52,6 +54,11 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "trainable_token_indices": (None, [], {}),
     "target_parameters": (None, []),
     "alora_invocation_tokens": (None, []),
+    "use_bdlora": (False, None),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
+    "monteclora_config": (None,),
+    "velora_config": (None,),
 }
 
 
@@ -208,6 +215,9 @@ def pairs(adapter: Checkpoint, table: Sequence[Weight], settings: Settings) -> l
     found: dict[str, dict[str, str]] = {}
     for name in adapter.tensors:
         part = TENSOR.fullmatch(name)
+        frozen = FROZEN.fullmatch(name)
+        if frozen and frozen[1] in modules and adapter.tensors[name].shape == modules[frozen[1]].shape:
+            continue
         if part is None:
             raise ConversionError(f"{name[:120]} is no part of a LoRA", hint="llama.cpp has no place for it")
         module = (

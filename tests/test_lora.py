@@ -183,6 +183,8 @@ def test_an_adapter_of_an_untied_embedding(tmp_path):
         tensors.clear()
         name = "base_model.model.model.embed_tokens.lora_embedding_"
         tensors.update({f"{name}A": a.astype(np.float32), f"{name}B": b.astype(np.float32)})
+        frozen = "base_model.model.model.embed_tokens.base_layer.weight"  # PEFT saves it beside
+        tensors[frozen] = weights["model.embed_tokens.weight"]
 
     folder, _ = adapter(tmp_path / "adapter", LLAMA, change=change)
     file = lora.convert_adapter(
@@ -255,6 +257,8 @@ Q_A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 HOSTILE = {
     "a magnitude of DoRA": (put("base_model.model.q.lora_magnitude_vector", np.ones(4, np.float32)), "no part of"),
     "a whole module": (put("base_model.model.lm_head.weight", np.ones((4, 4), np.float32)), "no part of a LoRA"),
+    "a grown vocabulary": (
+        put("base_model.model.model.embed_tokens.base_layer.weight", np.ones((321, 64), np.float32)), "no part of"),
     "half a pair": (lambda tensors: tensors.pop(Q_A), "lacks its A or B"),
     "another model's module": (rename("q_proj", "qkv_proj"), "which the base model has not"),
     "another width": (put(Q_A, np.ones((4, 65), np.float32)), "fits the base"),
