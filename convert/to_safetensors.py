@@ -18,17 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge import gguf_header
-from edge.engine.vocab import Vocab
 from edge.errors import ConversionError, RequestError, StoreError
 from edge.gguf_header import Header
 
-from . import gguf_source, proof
+from . import gguf_source
 from .checkpoint import CONFIG, WEIGHTS
 from .families import family_of, family_of_gguf
 from .families.weight import Weight
 from .gguf_source import FLOATS, GGUFSource
 from .safetensors import DTYPES, Writer, writing
 from .tokenizer.restore import check, restore
+from .tokenizer.trial import model
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -235,8 +235,7 @@ def write_texts(
     source: GGUFSource, config: Mapping[str, Any], dtype: str, rows: int, draft: Path
 ) -> list[str]:
     """config.json, the tokenizer's files and generation_config.json; returns what the tokenizer's check notes."""
-    with proof.loaded(source.path, vocab_only=True) as model:
-        vocab = Vocab(model)
+    with model(source.path) as vocab:
         words = restore(source.path, source.header, vocab)
         special = special_ids(source.header)
         put(draft / CONFIG, {**config, **special, "torch_dtype": dtype})
@@ -244,7 +243,8 @@ def write_texts(
         put(draft / "tokenizer_config.json", words.settings)
         if config["architectures"][0].endswith(("ForCausalLM", "LMHeadModel")):
             put(draft / "generation_config.json", {**special, "eos_token_id": ends(source.header, special)})
-        return list(check(draft, {**config, **special}, rows, vocab))
+        pre = source.header.get("tokenizer.ggml.pre", str, "default")
+        return list(check(draft, {**config, **special}, rows, pre, vocab))
 
 
 def special_ids(header: Header) -> dict[str, int]:

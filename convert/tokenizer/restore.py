@@ -7,6 +7,7 @@ compared with those of llama.cpp's own vocabulary of the file.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,11 @@ from edge.gguf_header import Header
 
 from . import cases, files, models, reference, specials
 from .models import Words
-from .trial import Difference
+from .pretokenizers import SAME
+from .trial import differences
 from .vocabulary import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, check_distinct
 
+PRE = "tokenizer.ggml.pre"
 ADDED = (CONTROL, USER_DEFINED, UNKNOWN)  # what llama.cpp finds in a text before it splits the rest
 # Where a file names no such token, llama.cpp has these (llama-vocab.cpp; SentencePiece's and BERT's own).
 DEFAULTS: dict[str, dict[str, int]] = {
@@ -81,32 +84,34 @@ KEYS = (
 )  # fmt: skip
 
 
-def check(folder: Path, config: Mapping[str, Any], rows: int, vocab: Vocab) -> tuple[str, ...]:
+def check(folder: Path, config: Mapping[str, Any], rows: int, pre: str, vocab: Vocab) -> tuple[str, ...]:
     """Compare the tokenizer written into `folder` with llama.cpp's of the file; returns notes.
 
-    Raises ConversionError with the first text whose ids differ outside the known limits of llama.cpp.
+    pre is the file's tokenizer.ggml.pre. Raises ConversionError with the first text whose ids differ outside the
+    known limits of llama.cpp.
     """
     found = files.read(folder)
     assert found.tokenizer_json is not None  # restore wrote it
     ours = reference.from_json(found.tokenizer_text)
     case = cases.from_json(cases.Source(found, ours, config, rows), found.tokenizer_json)
-    own = [limit for candidate in case.candidates for limit in candidate.limits]
-    counts: dict[str, int] = {}
+    same = (pre, SAME.get(pre, pre))
+    own = [limit for way in case.candidates if way.fields[PRE] in same for limit in way.limits]
+    fields = {
+        "tokenizer.ggml.tokens": case.vocabulary.tokens,
+        "tokenizer.ggml.token_type": case.vocabulary.types,
+    }
     texts = cases.texts(case, ours)
-    for text in texts:
-        expected, got = ours.encode(text), vocab.tokens(text, parse_special=True)
-        if expected == got:
-            continue
-        difference = Difference(text, tuple(expected), tuple(got))
-        reason = next((limit.reason for limit in (*case.limits, *own) if limit.covers(difference)), "")
-        if not reason:
+    expected = [ours.encode(text) for text in texts]
+    reasons: Counter[str] = Counter()
+    for _, difference in differences(vocab, fields, True, texts, expected, (*case.limits, *own)):
+        if not difference.reason:
             raise ConversionError(
                 f"the tokenizer rebuilt from the file is not what llama.cpp makes of it: {difference}",
                 hint="report the file",
             )
-        counts[reason] = counts.get(reason, 0) + 1
+        reasons[difference.reason] += 1
     return tuple(
-        f"tokenizer: {reason}: {count} of {len(texts)} probes differ" for reason, count in counts.items()
+        f"tokenizer: {reason}: {count} of {len(texts)} probes differ" for reason, count in reasons.items()
     )
 
 
@@ -135,7 +140,7 @@ def _words(path: Path, header: Header) -> Words:
     check_distinct(tokens)
     while tokens and types[-1] == UNUSED and re.fullmatch(r"\[PAD\d+\]", tokens[-1]):
         tokens.pop(), types.pop()
-    pre = header.get("tokenizer.ggml.pre", str, "default")
+    pre = header.get(PRE, str, "default")
     return Words(kind, pre, tokens, types, scores[: len(tokens)], merges)
 
 
