@@ -1,5 +1,6 @@
 """GPT-2: written by its table, llama.cpp computes what the float64 pass computes."""
 
+import math
 import re
 
 import gguf
@@ -87,6 +88,12 @@ def test_a_file_by_llama_cpps_own_converter_tells_its_config(tmp_path):
     writer.write_tensors_to_file()
     writer.close()
     assert config_of_file(tmp_path / "theirs.gguf", gpt2) == config
+
+
+def test_the_table_has_as_many_weights_as_the_real_model():
+    shape = {"n_embd": 768, "n_head": 12, "n_layer": 12, "n_positions": 1024, "vocab_size": 50257}
+    table = gpt2.weights(gpt2.read_config({**BASE, **shape}))
+    assert sum(math.prod(weight.shape) for weight in table) == 124_439_808
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Phi-3: written by its table, llama.cpp computes what the float64 pass computes, short and long."""
 
+import math
+
 import gguf
 import numpy as np
 import pytest
@@ -136,10 +138,33 @@ def test_a_window_hides_what_is_farther_away():
 
 
 @pytest.mark.parametrize(
+    ("sizes", "published"),
+    [
+        ({"num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32064}, 3_821_079_552),
+        (
+            {
+                "num_attention_heads": 24,
+                "num_key_value_heads": 8,
+                "vocab_size": 200064,
+                "tie_word_embeddings": True,
+            },
+            3_836_021_760,
+        ),
+    ],
+    ids=["Phi-3-mini", "Phi-4-mini"],
+)
+def test_the_table_has_as_many_weights_as_the_real_model(sizes, published):
+    shape = {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32}
+    table = phi3.weights(phi3.read_config({**BASE, **shape, **sizes}))
+    assert sum(math.prod(weight.shape) for weight in table) == published
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"hidden_size": None}, "no usable hidden_size"),
         ({"num_key_value_heads": 3}, "4 attention heads and 3 key-value heads"),
+        ({"sliding_window": "wide"}, "no usable sliding_window"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"head_dim": 32}, "4 heads of 32 are not as wide as the model, 64"),
         ({"partial_rotary_factor": 1.5}, "partial_rotary_factor is 1.5"),

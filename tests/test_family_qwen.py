@@ -1,5 +1,7 @@
 """Qwen2 and Qwen3: written by their table, llama.cpp computes what the float64 pass computes."""
 
+import math
+
 import numpy as np
 import pytest
 from family_files import config_of_file, f32_file, float64, random_weights, relative
@@ -101,6 +103,38 @@ def test_yarn_widens_the_context_that_a_config_left_as_it_was():
     assert qwen.read_config({**BASE, "rope_scaling": scaling}).context == 2048
 
 
+REAL = {  # the models' published config.json, as far as shapes go → their number of weights
+    "Qwen2.5-0.5B": (
+        {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14, "num_hidden_layers": 24},
+        {"num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
+        494_032_768,
+    ),
+    "Qwen2.5-7B": (
+        {"hidden_size": 3584, "intermediate_size": 18944, "num_attention_heads": 28, "num_hidden_layers": 28},
+        {"num_key_value_heads": 4, "vocab_size": 152064},
+        7_615_616_512,
+    ),
+    "Qwen3-0.6B": (
+        {"hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "num_hidden_layers": 28},
+        {"num_key_value_heads": 8, "vocab_size": 151936, "head_dim": 128, "tie_word_embeddings": True},
+        596_049_920,
+    ),
+    "Qwen3-8B": (
+        {"hidden_size": 4096, "intermediate_size": 12288, "num_attention_heads": 32, "num_hidden_layers": 36},
+        {"num_key_value_heads": 8, "vocab_size": 151936, "head_dim": 128},
+        8_190_735_360,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_table_has_as_many_weights_as_the_real_model(name):
+    sizes, more, published = REAL[name]
+    base = QWEN3 if name.startswith("Qwen3") else BASE
+    table = qwen.weights(qwen.read_config({**base, **sizes, **more}))
+    assert sum(math.prod(weight.shape) for weight in table) == published
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -110,7 +144,9 @@ def test_yarn_widens_the_context_that_a_config_left_as_it_was():
         ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
         ({"head_dim": 32}, "4 heads of 32 are not as wide as the model, 64"),
         ({"architectures": ["Qwen3ForCausalLM"], "attention_bias": True}, "attention_bias is true"),
-        ({"use_sliding_window": True, "layer_types": ["full_attention"]}, "1 layer_types for 2 layers"),
+        ({"use_sliding_window": True, "layer_types": ["full_attention"]}, "which of 2 layers have a window"),
+        ({"use_sliding_window": True, "max_window_layers": "all"}, "which of 2 layers have a window"),
+        ({"dual_chunk_attention_config": {"chunk_size": 32, "local_size": 32}}, "is not possible"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope scaling 'dynamic'"),
         (
             {"rope_scaling": {"type": "yarn", "factor": 2.0}},

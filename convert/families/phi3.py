@@ -95,7 +95,7 @@ def read_config(raw: Mapping[str, Any]) -> Config:
         epsilon=need(raw, "rms_norm_eps", float),
         base=base,
         longrope=longrope,
-        window=raw.get("sliding_window") or None,
+        window=given(raw, "sliding_window", 0) or None,
         tied=bool(raw.get("tie_word_embeddings", False)),
     )
 

@@ -107,19 +107,29 @@ def read_windows(raw: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
     """Each layer's attention window: from max_window_layers on, unless layer_types says it outright."""
     if not raw.get("use_sliding_window") or raw.get("sliding_window") is None:
         return (None,) * layers
-    window, first = need(raw, "sliding_window"), raw.get("max_window_layers", 28)
-    kinds = raw.get("layer_types")
-    if kinds is None:
+    window, first, kinds = (
+        need(raw, "sliding_window"),
+        raw.get("max_window_layers", 28),
+        raw.get("layer_types"),
+    )
+    if kinds is None and isinstance(first, int):
         return tuple(window if layer >= first else None for layer in range(layers))
-    if len(kinds) != layers:
-        raise ConversionError(f"config.json has {len(kinds)} layer_types for {layers} layers")
+    if not isinstance(kinds, list) or len(kinds) != layers:
+        raise ConversionError(
+            f"config.json does not say which of {layers} layers have a window",
+            hint="it needs layer_types, one a layer, or a number as max_window_layers",
+        )
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
 def read_chunk(raw: Mapping[str, Any]) -> int | None:
     """Tokens in the first chunk of dual chunk attention, within which it is plain (An et al., 2024, 2402.17463)."""
     chunks = raw.get("dual_chunk_attention_config")
-    return int(need(chunks, "chunk_size") - need(chunks, "local_size")) if chunks else None
+    if not chunks:
+        return None
+    if not isinstance(chunks, Mapping) or need(chunks, "chunk_size") <= need(chunks, "local_size"):
+        raise ConversionError(f"config.json's dual_chunk_attention_config {chunks!r} is not possible")
+    return int(chunks["chunk_size"] - chunks["local_size"])
 
 
 def config_json(header: Header, read: Read) -> dict[str, Any]:
