@@ -95,8 +95,10 @@ def score(logits: Sequence[Array], targets: Array, pool: Executor) -> Scores:
             same_top[index, at] = top == its_top
             # KL = Σ p (log p − log q), and log p − log q = base − rows − normalizer + its_normalizer
             np.subtract(base, rows[at], out=scratch)
+            offset = np.take_along_axis(scratch, top[:, None], 1)
+            scratch -= offset  # what all tokens differ by would only be rounded
             apart = np.einsum("ij,ij->i", weights, scratch) / total
-            kld[index, at] = apart - normalizer + its_normalizer
+            kld[index, at] = apart + offset[:, 0] - normalizer + its_normalizer
 
     list(pool.map(block, range(0, tokens, step)))
     return Scores(nll, kld, same_top)
