@@ -279,9 +279,8 @@ def notes_of(source: GGUFSource, tensors: Sequence[Tensor], dtype: str) -> list[
     quantized = Counter(kind for kind in source.types.values() if kind not in FLOATS)
     if quantized:
         kinds = ", ".join(f"{count} {kind}" for kind, count in quantized.most_common())
-        notes.append(
-            f"dequantized tensors: {kinds}; what quantizing lost stays lost, and {dtype} rounds the rest"
-        )
+        rounded = "" if dtype == "F32" else f", and their values are rounded to {dtype}"
+        notes.append(f"dequantized tensors: {kinds}; what quantizing lost stays lost{rounded}")
     kept = sum(tensor.dtype != dtype for tensor in tensors)
     if kept:
         notes.append(f"{kept} tensors stay F32: {dtype} does not hold their values")
