@@ -123,4 +123,5 @@ def view(tensor: Tensor, dtype: str = "<f4") -> NDArray[Any]:
     item = np.dtype(dtype).itemsize
     extent = sum((size - 1) * step for size, step in zip(shape, strides, strict=True)) + item
     memory = (c_char * extent).from_address(tensor.data)
-    return np.ndarray(shape, dtype, memory, strides=strides)
+    numbers: NDArray[Any] = np.ndarray(shape, dtype, memory, strides=strides)
+    return numbers
