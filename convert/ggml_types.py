@@ -46,7 +46,7 @@ def to_float(kind: str) -> Any:
     """ggml's function (blocks, out, elements). Raises ConversionError where the installed ggml has none."""
     lib, number = llama(), NUMBERS[kind]
     if number < lib.GGML_TYPE_COUNT:
-        get = lib._lib.ggml_get_type_traits  # llama-cpp-python binds none of ggml's own functions
+        get = lib._lib["ggml_get_type_traits"]  # llama-cpp-python binds none of ggml's own functions
         get.restype, get.argtypes = ctypes.POINTER(Traits), [ctypes.c_int]
         traits = get(number).contents
         # also a guard against another layout of the struct in another version

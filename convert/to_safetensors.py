@@ -67,7 +67,8 @@ def to_safetensors(
     level is the weights' dtype: f32, f16 or bf16; the file's own where None, f16 for a quantized one, whose weights
     are dequantized (a note says so). What the file keeps in F32 beside that, norms and biases for llama.cpp's sake,
     becomes the same dtype where that holds every value of it exactly, and stays F32 where not. So a checkpoint in
-    f32, f16 or bf16 that was converted to its own level comes back bit for bit, norms included.
+    f32, f16 or bf16 that was converted to its own level comes back bit for bit, norms included; but for Gemma's norms
+    in f32, whose file holds 1 + w, and rows that the file leaves out (positions RoBERTa never reaches), which are 0.
 
     Memory is `max_buffer` a few times, or the largest tensor that a family changes as a whole. Raises BadGGUF and
     UnsafeFile for a damaged file, RequestError for another level, ConversionError for a model that is not known,
