@@ -33,6 +33,7 @@ LEVELS = (
 # llama.cpp's names for the mixtures of types (enum llama_ftype) that are not MOSTLY_ and the level
 NAMES = {"f32": "ALL_F32", "mxfp4": "MOSTLY_MXFP4_MOE"}
 MAX_BUFFER = 32 << 20
+F16_MAX = 65504
 
 
 @dataclass(frozen=True)
@@ -166,17 +167,19 @@ def parameters(level: str, settings: Settings) -> tuple[Any, list[Any]]:
 
 
 @cache
-def quantizer() -> tuple[Callable[..., int], Callable[..., bool], Callable[[int], bool]]:
-    """ggml's ggml_quantize_chunk, ggml_validate_row_data and ggml_quantize_requires_imatrix (ggml.h)."""
+def quantizer() -> tuple[Callable[..., int], Callable[[int], bool], Callable[[int], None]]:
+    """ggml's ggml_quantize_chunk, ggml_quantize_requires_imatrix and ggml_quantize_init (ggml.h)."""
     library = llama()._lib  # llama-cpp-python binds llama.h; ggml.h's functions are in the same libraries
-    chunk, valid = library.ggml_quantize_chunk, library.ggml_validate_row_data
-    needs = library.ggml_quantize_requires_imatrix
-    chunk.restype, valid.restype, needs.restype = ctypes.c_size_t, ctypes.c_bool, ctypes.c_bool
+    chunk, needs, tables = (
+        library.ggml_quantize_chunk,
+        library.ggml_quantize_requires_imatrix,
+        library.ggml_quantize_init,
+    )
+    chunk.restype, needs.restype, tables.restype = ctypes.c_size_t, ctypes.c_bool, None
     size, pointer = ctypes.c_int64, ctypes.c_void_p
     chunk.argtypes = [ctypes.c_int, pointer, pointer, size, size, size, pointer]
-    valid.argtypes = [ctypes.c_int, pointer, ctypes.c_size_t]
-    needs.argtypes = [ctypes.c_int]
-    return chunk, valid, needs
+    needs.argtypes = tables.argtypes = [ctypes.c_int]
+    return chunk, needs, tables
 
 
 def encode(
@@ -186,20 +189,25 @@ def encode(
 
     Raises ConversionError for values that the type cannot hold and where it needs an importance that is not there.
     """
-    chunk, valid, needs = quantizer()
+    chunk, needs, tables = quantizer()
     number, (rows, columns) = NUMBERS[kind], values.shape
     if importance is None and needs(number):
         raise ConversionError(f"{kind} needs an importance matrix", hint="give --imatrix or --calibrate")
     values = np.ascontiguousarray(values)
     out = np.empty((rows, row_bytes(kind, columns)), np.uint8)
     weights = importance.ctypes.data if importance is not None else None
-    llama()._lib.ggml_quantize_init(number)  # its tables, before threads ask for them
+    if (
+        kind != "BF16" and max(values.max(), -values.min()) > F16_MAX
+    ):  # scales of quantized blocks are f16, too
+        raise ConversionError(
+            f"it has values beyond {F16_MAX}, which {kind} cannot hold", hint="choose bf16 or f32"
+        )
+    tables(number)  # before threads ask for them
 
-    def work(start: int, stop: int) -> bool:
+    def work(start: int, stop: int) -> None:
         chunk(number, values[start].ctypes.data, out[start].ctypes.data, 0, stop - start, columns, weights)
-        return bool(valid(number, out[start].ctypes.data, out[start:stop].nbytes))
 
     edges = np.linspace(0, rows, min(parts, rows) + 1, dtype=int)
-    if not all(pool.map(work, edges[:-1], edges[1:])):
-        raise ConversionError(f"it has values that {kind} cannot hold", hint="choose bf16 or f32")
+    for _ in pool.map(work, edges[:-1], edges[1:]):
+        pass  # only to raise what a thread raised
     return out

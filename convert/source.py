@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,8 @@ def from_checkpoint(original: Checkpoint, title: str, prune: Sequence[int] = ())
     layers to prune that are not there.
     """
     family = family_of(original.config)
-    config = family.read_config(sentence_transformers.described(original.config, original.text_files))
+    raw = sentence_transformers.described(original.config, original.text_files)
+    config = family.read_config(raw)
     names = table_names(family, original.tensors)
     tensors = {name: original.tensors[names[name]] for name in names}
     ignored = getattr(family, "IGNORED", ())
@@ -89,11 +90,13 @@ def from_checkpoint(original: Checkpoint, title: str, prune: Sequence[int] = ())
     )
     matched(tensors, head, (".*",))
     words = tokenizer.convert(original.path, original.config, config.vocabulary)
-    origin = {weight.source: weight.source for weight in table}
+    origin = dict(names)
     if prune:
-        config, table, origin = pruned(family, config, table, prune)
-    origin = {name: names[old] for name, old in origin.items()}
-    origin |= {weight.source: names[weight.source] for weight in head}
+        smaller, kept = pruned(raw, prune)
+        config, present = family.read_config(smaller), {weight.source for weight in table}
+        earlier = {weight.source: before_pruning(weight.source, kept) for weight in family.weights(config)}
+        table = tuple(weight for weight in family.weights(config) if earlier[weight.source] in present)
+        origin |= {weight.source: names[earlier[weight.source]] for weight in table}
     by_target = {weight.target: weight for weight in table}
     architecture = config.gguf_architecture
 
@@ -213,22 +216,24 @@ def matched(
     return tuple(weight for weight in table if weight.source in tensors)
 
 
-def pruned(
-    family: Any, config: Any, table: Sequence[Weight], layers: Sequence[int]
-) -> tuple[Any, tuple[Weight, ...], dict[str, str]]:
-    """Configuration and table of a model without these layers, and its names' origins in the checkpoint."""
-    if not set(layers) < set(range(config.layers)):
+def pruned(raw: Mapping[str, Any], layers: Sequence[int]) -> tuple[dict[str, Any], list[int]]:
+    """config.json of the model without these layers, and the layers that stay."""
+    key = next((key for key in ("num_hidden_layers", "n_layer", "n_layers") if key in raw), "")
+    count = raw.get(key, 0)
+    if not set(layers) < set(range(count)):
         raise RequestError(
-            f"layers {', '.join(map(str, layers))} cannot be left out of {config.layers}",
+            f"layers {', '.join(map(str, layers))} cannot be left out of {count}",
             hint="they count from 0, and one has to stay",
         )
-    kept = [layer for layer in range(config.layers) if layer not in layers]
-    smaller = replace(config, layers=len(kept))
-    present = {weight.source for weight in table}
+    kept = [layer for layer in range(count) if layer not in layers]
+    one_each = {
+        name: [value[layer] for layer in kept]
+        for name, value in raw.items()
+        if name == "layer_types" and isinstance(value, list) and len(value) == count
+    }
+    return {**raw, key: len(kept), **one_each}, kept
 
-    def old(name: str) -> str:
-        return re.sub(r"\.(\d+)\.", lambda found: f".{kept[int(found[1])]}.", f".{name}", count=1)[1:]
 
-    origin = {weight.source: old(weight.source) for weight in family.weights(smaller)}
-    rows = tuple(weight for weight in family.weights(smaller) if origin[weight.source] in present)
-    return smaller, rows, origin
+def before_pruning(name: str, kept: Sequence[int]) -> str:
+    """What a tensor of the smaller model is called in the checkpoint."""
+    return re.sub(r"\.(\d+)\.", lambda found: f".{kept[int(found[1])]}.", f".{name}", count=1)[1:]
