@@ -40,6 +40,9 @@ class Logits(Engine):
             )
         return context
 
+    def __enter__(self) -> Logits:
+        return self
+
     def of(self, chunk: Array) -> Iterator[Array]:
         """Logits of the scored half of a chunk, (tokens, vocabulary) f32, in blocks.
 

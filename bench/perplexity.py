@@ -85,6 +85,10 @@ def score(logits: Sequence[Array], targets: Array, pool: Executor) -> Scores:
     step = max(1, BLOCK // vocabulary)
 
     def block(start: int) -> None:
+        with np.errstate(invalid="ignore"):  # infinite logits become NaN, which the caller looks for
+            score_rows(start)
+
+    def score_rows(start: int) -> None:
         at = slice(start, start + step)
         base, column = logits[0][at], targets[at, None]
         top, weights, total, normalizer = softmax(base)
