@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -160,7 +161,7 @@ def check_levels(wanted: Sequence[str]) -> None:
 def key_of(settings: Settings) -> dict[str, Any]:
     """What of the settings the bytes depend on."""
     same = replace(settings, threads=0, max_buffer=0, importance={})
-    importance = {name: hash(values.tobytes()) for name, values in settings.importance.items()}
+    importance = {name: sha256(values.tobytes()).hexdigest() for name, values in settings.importance.items()}
     return {**asdict(same), "importance": importance}
 
 

@@ -208,7 +208,7 @@ def text_of(given: str) -> tuple[str, str]:
     try:
         if len(given) > 1024 or not path.is_file():
             return given, "text"
-        return path.read_text(encoding="utf-8"), path.name
+        return path.read_bytes().decode(), path.name  # as it is: other line ends are other tokens
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} cannot be read as text: {error}") from None
 
