@@ -384,7 +384,7 @@ def test_a_scale_stands_after_the_last_colon(tmp_path):
     for text, words in ((f"{odd}:much", "'much' is no scale"), (f"{odd}:nan", "is nan")):
         with pytest.raises(RequestError, match=words):
             adapters.adapter_of(text)
-    with pytest.raises(ModelNotFound):
+    with pytest.raises(ModelNotFound, match="there is no adapter"):
         adapters.adapter_of(str(tmp_path / "none.gguf"))
 
 

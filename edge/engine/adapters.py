@@ -12,7 +12,7 @@ from typing import Any
 
 from edge import gguf_header
 from edge.engine.binding import listen, why
-from edge.errors import EngineError, RequestError, UnsafeFile
+from edge.errors import EngineError, ModelNotFound, RequestError, UnsafeFile
 from edge.gguf_header import Header
 
 SUFFIXES = (".lora_a", ".lora_b")
@@ -52,6 +52,8 @@ def adapter_of(text: str) -> Adapter:
         raise RequestError(
             f"the scale of {path.name} is {scale}", hint="write --lora FILE or --lora FILE:0.5"
         )
+    if not path.is_file():
+        raise ModelNotFound(f"there is no adapter {path}", hint=CONVERT)
     header = gguf_header.read(path)
     check(path, header)
     return Adapter(path, scale, header.file_bytes)
