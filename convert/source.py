@@ -126,10 +126,12 @@ def from_checkpoint(original: Checkpoint, title: str, prune: Sequence[int] = ())
         fields["tokenizer.chat_template"] = words.chat_template
     if hasattr(family, "whole_fields"):
         fields |= family.whole_fields(config, lambda name: original.float32(origin[name]))
+    if named := words.fields.get("general.name"):  # llama.cpp reads the tokenizer by the model's name
+        fields["general.name"] = title if named in title.lower() else f"{named} {title}"
     return Source(
         title=title,
         architecture=architecture,
-        fields=fields | words.fields,
+        fields=words.fields | fields,
         entries=[entry_of(weight, original.tensors[origin[weight.source]].dtype) for weight in table],
         chunks=chunks,
         extra=family.extra_tensors(config),

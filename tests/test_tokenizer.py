@@ -17,13 +17,14 @@ from edge.errors import ConversionError
 
 SHARED = Path(__file__).parents[2] / "shared"
 
+PHI3 = "llama, tokenizer.json, space before, by the name phi-3"
 # folder, rows, kind, winner, the fewest equal probes, what the notes speak of
 REAL = [
     ("tokenizers/bert-base-uncased", 30522, "WordPiece", "bert", 97, ("Hangul", "100 characters", "U+0085")),
     ("tokenizers/deberta-v3", 128100, "Unigram", "t5, space before, spaces merged", 104, ("grapheme",)),
     ("tokenizers/gpt2", 50304, "byte-level BPE", "gpt-2", 137, ()),
     ("tokenizers/llama-2", 32000, "SentencePiece BPE", "llama, tokenizer.model, space before", 89, ("does not read",)),
-    ("tokenizers/phi-3-mini", 32064, "byte-fallback BPE", "llama, tokenizer.json, space before", 126, ("white space",)),
+    ("tokenizers/phi-3-mini", 32064, "byte-fallback BPE", PHI3, 137, ()),
     ("tokenizers/qwen3", 151936, "byte-level BPE", "qwen2", 135, ("NFC", "control token")),
     ("tokenizers/roberta-base", 50265, "byte-level BPE", "roberta-bpe", 106, ("<mask>", "control token")),
     ("tokenizers/t5-small", 32128, "Unigram", "t5, space before, spaces merged", 135, ("tie", "U+0085")),

@@ -14,6 +14,7 @@ from .vocabulary import BYTE, USER_DEFINED, Vocabulary
 
 BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>\Z")
 SPACE = "▁"
+NAME = "general.name"
 
 
 def byte_kinds(pairs: Iterable[tuple[str, int]]) -> dict[int, int]:
@@ -50,14 +51,20 @@ def tokens(vocabulary: Vocabulary) -> list[str]:
 
 
 def candidates(
-    fields: Fields, scores: Sequence[tuple[str, Sequence[float]]], *, prefix: bool
+    fields: Fields, scores: Sequence[tuple[str, Sequence[float]]], *, prefix: bool, strips: bool = False
 ) -> list[Candidate]:
-    """Each source of scores, with a space before the text or without; as the source says first."""
+    """Each source of scores, with a space before the text or without; as the source says first.
+
+    strips: special tokens take the white space after them. llama.cpp does that where the model's name has "phi-3"
+    in it, and no field says it otherwise.
+    """
+    named: list[dict[str, str]] = [{NAME: "phi-3"}, {}] if strips else [{}]
     return [
         Candidate(
-            f"llama, {source}{', space before' if add else ''}",
-            {**fields, "tokenizer.ggml.scores": list(values), "tokenizer.ggml.add_space_prefix": add},
+            f"llama, {source}{', space before' if add else ''}{', by the name phi-3' if name else ''}",
+            {**fields, "tokenizer.ggml.scores": list(values), "tokenizer.ggml.add_space_prefix": add, **name},
         )
+        for name in named
         for add in (prefix, not prefix)
         for source, values in scores
     ]

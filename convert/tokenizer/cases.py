@@ -175,7 +175,8 @@ def _byte_fallback(source: Source, tokenizer: Mapping[str, Any], model: Mapping[
             rest = len(vocabulary.tokens) - len(lone.pieces)
             scores.insert(0, ("tokenizer.model", [*lone.scores, *[scores[0][1][-1]] * rest]))
     limits = [*bytefallback.limits(scheme, _added(source)), *_general_limits(source, tokenizer)]
-    ways = bytefallback.candidates(fields, scores, prefix=scheme != "never")
+    strips = any(token.get("rstrip") for token in _added(source))
+    ways = bytefallback.candidates(fields, scores, prefix=scheme != "never", strips=strips)
     return Case("byte-fallback BPE", ways, limits, base, tuple(notes))
 
 
