@@ -24,6 +24,9 @@ from . import heads
 Array = NDArray[Any]
 
 NONE, RANK = 0, 4  # llama.h, enum llama_pooling_type
+TOGETHER = (
+    8  # texts that an encoder computes at once: attention's memory grows with the square of their tokens
+)
 Texts = Sequence[Array]  # ids (tokens,) of each
 
 
@@ -99,7 +102,7 @@ def decoded(model: Any, texts: Texts) -> tuple[Array, Array]:
     with context_of(model, max(map(len, texts)), NONE) as context:
         for ids in texts:
             lib.llama_memory_clear(lib.llama_get_memory(context), True)
-            run(context, ids, lib.llama_decode)
+            run(context, [ids], lib.llama_decode)
             hidden.append(array_at(lib.llama_get_embeddings(context), len(ids), width))
             logits.append(array_at(lib.llama_get_logits(context), len(ids), vocabulary))
     return np.concatenate(hidden), np.concatenate(logits)
@@ -108,25 +111,29 @@ def decoded(model: Any, texts: Texts) -> tuple[Array, Array]:
 def encoded(model: Any, texts: Texts, pooling: int, columns: int) -> Array:
     """Hidden states (tokens, columns) of a model that looks both ways, or with a pooling (texts, columns)."""
     lib, found = llama(), []
-    with context_of(model, max(map(len, texts)), pooling) as context:
-        for ids in texts:
-            run(context, ids, lib.llama_encode)
+    groups = [texts[start : start + TOGETHER] for start in range(0, len(texts), TOGETHER)]
+    most = max(sum(map(len, group)) for group in groups)
+    with context_of(model, most, pooling, sequences=TOGETHER) as context:
+        for group in groups:
+            run(context, group, lib.llama_encode)
             if pooling == NONE:
-                found.append(array_at(lib.llama_get_embeddings(context), len(ids), columns))
+                found.append(array_at(lib.llama_get_embeddings(context), sum(map(len, group)), columns))
             else:
-                found.append(array_at(lib.llama_get_embeddings_seq(context, 0), 1, columns))
+                rows = (lib.llama_get_embeddings_seq(context, sequence) for sequence in range(len(group)))
+                found.extend(array_at(row, 1, columns) for row in rows)
     return np.concatenate(found)
 
 
-def run(context: Any, ids: Array, compute: Any) -> None:
-    """One text as sequence 0, with an output at every token."""
-    lib = llama()
-    batch = lib.llama_batch_init(len(ids), 0, 1)
+def run(context: Any, texts: Texts, compute: Any) -> None:
+    """Texts as sequences from 0 on, with an output at every token."""
+    lib, total = llama(), sum(map(len, texts))
+    batch = lib.llama_batch_init(total, 0, 1)
+    places = ((sequence, place) for sequence, ids in enumerate(texts) for place in range(len(ids)))
     try:
-        for row, token in enumerate(ids):
-            batch.token[row], batch.pos[row], batch.n_seq_id[row] = int(token), row, 1
-            batch.seq_id[row][0], batch.logits[row] = 0, True
-        batch.n_tokens = len(ids)
+        for row, (sequence, place) in enumerate(places):
+            batch.token[row], batch.pos[row] = int(texts[sequence][place]), place
+            batch.n_seq_id[row], batch.seq_id[row][0], batch.logits[row] = 1, sequence, True
+        batch.n_tokens = total
         if compute(context, batch):
             raise ConversionError(f"llama.cpp does not compute it: {why('it gives no reason')}")
     finally:
@@ -158,12 +165,14 @@ def loaded(path: Path, *, vocab_only: bool = False) -> Iterator[Any]:
 
 
 @contextmanager
-def context_of(model: Any, tokens: int, pooling: int) -> Iterator[Any]:
-    """A context for texts of so many tokens that gives hidden states, freed afterwards."""
+def context_of(model: Any, tokens: int, pooling: int, sequences: int = 1) -> Iterator[Any]:
+    """A context for so many tokens at once, of several texts, that gives hidden states; freed afterwards."""
     lib = llama()
     params = lib.llama_context_default_params()
-    params.n_ctx = params.n_batch = params.n_ubatch = max(256, tokens)
+    # A multiple of the sequences: llama.cpp ends the process where it pools by mean and they do not divide it.
+    params.n_ctx = params.n_batch = params.n_ubatch = -(-tokens // 256) * 256
     params.n_threads = params.n_threads_batch = os.cpu_count() or 1
+    params.n_seq_max = sequences
     params.embeddings, params.pooling_type = True, pooling
     # The weights are judged, not the cache; flash attention would round keys and values to f16 all the same.
     params.type_k = params.type_v = lib.GGML_TYPE_F32

@@ -221,3 +221,14 @@ def test_notes_say_what_llama_cpp_does_otherwise():
 def test_a_config_that_is_not_understood_is_refused(raw, change, words):
     with pytest.raises(ConversionError, match=words):
         family_of(raw).read_config({**raw, **change})
+
+
+def test_texts_computed_together_are_the_texts_alone(tmp_path):
+    family, config, weights = model_of(VARIANTS["bert, mean"])
+    path = f32_file(tmp_path / "f32.gguf", family, config, weights)
+    texts = [np.random.default_rng(length).integers(3, 260, length) for length in (3, 120, *range(5, 15))]
+    together = outputs(path, texts)
+    for index, ids in enumerate(texts):
+        assert relative(together.pooled[index], outputs(path, [ids]).pooled[0]) < 1e-3
+    starts = np.cumsum([0, *map(len, texts)])
+    assert relative(together.hidden[starts[9] : starts[10]], outputs(path, [texts[9]]).hidden) < 1e-3
