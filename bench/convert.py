@@ -127,8 +127,8 @@ def sparse_checkpoint(
     folder: Path, tokenizer: Path, config: dict[str, Any], shard_bytes: int = SHARD
 ) -> Path:
     """A Llama checkpoint in shards of at most `shard_bytes`, F16, all weights 0 and none of them on the disk."""
-    from edge.convert.checkpoint import CONFIG, INDEX, TEXT_FILES
     from edge.convert.families import family_of
+    from edge.store.checkpoints import CONFIG, INDEX, TEXT_FILES
 
     folder.mkdir(parents=True)
     for name in TEXT_FILES:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.errors import ModelNotFound, StoreError, UnsafeFile
+from edge.store.checkpoints import CONFIG, INDEX, TEXT_FILES, WEIGHTS
 
 from .safetensors import (
     AGAIN,
@@ -39,14 +40,6 @@ from .safetensors import (
 Array = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-# What says how text becomes ids, ids a prompt, and hidden states an embedding.
-TEXT_FILES = (
-    "tokenizer.json", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.txt", "vocab.json",
-    "merges.txt", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json",
-    "generation_config.json", "chat_template.jinja", "chat_template.json",
-    "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json",
-)  # fmt: skip
 MAX_JSON = 32 << 20  # bytes, far above any real config or index
 BLOCK = 1 << 18  # elements that are read, checked and widened at a time: they stay in the CPU's cache
 

@@ -22,16 +22,17 @@ import numpy as np
 
 from edge import gguf_header
 from edge.errors import ConversionError, RequestError
+from edge.store.checkpoints import ADAPTER_CONFIG as CONFIG
+from edge.store.checkpoints import ADAPTER_WEIGHTS as WEIGHTS
+from edge.store.checkpoints import CONFIG as MODEL_CONFIG
 
 from . import gguf, gguf_source
-from .checkpoint import CONFIG as MODEL_CONFIG
 from .checkpoint import Checkpoint, Tensor, inside, read_json
 from .families import family_of, family_of_gguf
 from .families.config import need
 from .families.weight import Array, Weight
 from .safetensors import NO_PICKLE, PICKLES, atomic, bad, header_of, open_file, reading, writing
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Rows as short as a rank are not whole blocks of any smaller type.
 LEVELS = {
     "f32": reference.LlamaFileType.ALL_F32,

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from edge import gguf_header
 from edge.errors import ConversionError, RequestError, StoreError
 from edge.gguf_header import Header
+from edge.store.checkpoints import CONFIG, WEIGHTS
 
 from . import gguf_source
-from .checkpoint import CONFIG, WEIGHTS
 from .families import family_of, family_of_gguf
 from .families.weight import Weight
 from .gguf_source import FLOATS, GGUFSource

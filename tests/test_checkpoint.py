@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from edge import store
 from edge.convert import checkpoint
-from edge.convert.checkpoint import INDEX, TEXT_FILES, eight_bits
+from edge.convert.checkpoint import eight_bits
 from edge.convert.safetensors import DTYPES, Writer
 from edge.errors import EdgeError, ModelNotFound, StoreError, UnsafeFile
+from edge.store.checkpoints import INDEX, TEXT_FILES
 
 SHARED = Path(__file__).parents[2] / "shared" / "checkpoints"
 few = settings(max_examples=60, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])

