@@ -7,9 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from .families import llama
+from .files import dry_run
 from .gguf import Entry
 from .quantize import FLOATS, Settings, levels
-from .to_gguf import dry_run
 
 # config.json of Meta-Llama-3-8B
 MODEL = {
@@ -37,7 +37,7 @@ class Level:
 def level_table() -> tuple[Level, ...]:
     """Every level of the installed llama.cpp, for the shapes of Llama 3 8B."""
     config = llama.read_config(MODEL)
-    fields = {"general.architecture": "llama"}
+    fields: dict[str, object] = {"general.architecture": "llama"}
     fields |= {f"llama.{key}": value for key, value in llama.metadata(config).items()}
     with TemporaryDirectory() as folder:
         return tuple(level_of(level, Path(folder) / "blank.gguf", fields, config) for level in levels())

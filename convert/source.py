@@ -30,6 +30,9 @@ REPLACED = (
     *("edge.proof", "edge.requantized_from"),
 )
 
+# An encoder's: llama.cpp ends the process where token types are of another type (`Weight.float32`).
+ALWAYS_F32 = ("token_types.weight", "position_embd.weight", "cls.output.weight")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -165,7 +168,8 @@ def from_gguf(file: GGUFSource, title: str) -> Source:
         architecture=file.header.architecture,
         fields=fields | {"edge.requantized_from": level},
         entries=[
-            Entry(name, file.shape(name), "F32", fixed=len(file.shape(name)) == 1) for name in file.types
+            Entry(name, file.shape(name), "F32", fixed=len(file.shape(name)) == 1 or name in ALWAYS_F32)
+            for name in file.types
         ],
         chunks=chunks,
         extra={},

@@ -27,7 +27,7 @@ VERBS = {
     "show": "Show what a model file says of itself.",
     "verify": "Check kept files against their hashes.",
     "rm": "Remove a model.",
-    "convert": "Make GGUF files of a checkpoint, proven.",
+    "convert": "Make GGUF files of a checkpoint, proven; and back.",
     "sessions": "List, show, export or remove saved conversations.",
     "bench": "Measure speed, memory and quality.",
 }

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from edge.cli.output import emit_json, is_terminal, json_option
+from edge.cli.output import emit_json, json_option
+from edge.cli.progress import bars
 from edge.cli.references import complete_ref
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
 
-    from edge.bench.quality import Progress, Report, Row
+    from edge.bench.quality import Report, Row
 
 
 @click.command("quality")
@@ -55,7 +52,7 @@ def quality(
 
     if plot:
         check(plot, len(levels))
-    with drawing() as progress:
+    with bars() as progress:
         report = quality(base, levels, text, ctx=ctx, chunks=chunks, progress=progress)
     if plot:
         draw(report, plot)
@@ -103,29 +100,3 @@ def line(row: Row) -> tuple[str, ...]:
         f"{row.decode_tps:.0f}",
         f"{row.peak_rss_bytes / (1 << 20):.0f}",
     )
-
-
-@contextmanager
-def drawing() -> Iterator[Progress]:
-    """A report of progress that draws bars on stderr in a terminal, and nothing elsewhere."""
-    if not is_terminal(sys.stderr):
-        yield lambda doing, done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks = dict[str, "TaskID"]()
-
-        def progress(doing: str, done: int, total: int) -> None:
-            if doing not in tasks:
-                tasks[doing] = bars.add_task(doing, total=total)
-            bars.update(tasks[doing], completed=done)
-
-        yield progress

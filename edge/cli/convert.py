@@ -15,7 +15,7 @@ from edge.errors import RequestError
 
 if TYPE_CHECKING:
     from edge.convert.quantize import Settings
-    from edge.convert.to_gguf import Report
+    from edge.convert.stream import Report
 
 path_option = click.Path(path_type=Path)
 
@@ -75,7 +75,7 @@ def command(
     prune_layers: str | None,
     as_json: bool,
 ) -> None:
-    """Make GGUF files of a checkpoint, proven; or a checkpoint of a GGUF file.
+    """Make GGUF files of a checkpoint, proven; and back.
 
     SOURCE is a folder with config.json, safetensors and tokenizer files, a GGUF file, or a model that `edge list`
     shows. Each file is compared with a reference that computes from the source's weights, and its certificate is
@@ -187,8 +187,8 @@ def weighed(
     if imatrix and calibrate:
         raise RequestError("--imatrix and --calibrate are both given", hint="one matrix is used")
     if calibrate:
+        from edge.convert.source import title_of
         from edge.convert.to_gguf import calibrate as collect
-        from edge.convert.to_gguf import title_of
 
         text, called = text_of(calibrate)
         importance = collect(path, text, called, out, report=report)

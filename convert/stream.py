@@ -1,0 +1,100 @@
+"""Every tensor of a source once, encoded for all files that are to be, a few rows at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from time import perf_counter
+from typing import BinaryIO
+
+from edge.errors import ConversionError
+
+from .drafts import Drafts
+from .files import File
+from .gguf import Entry, Head
+from .quantize import Settings, encode
+from .source import Source
+
+# what is done, how much of it, of how much
+Report = Callable[[str, int, int], None]
+
+
+def silent(doing: str, done: int, total: int) -> None:
+    """Report to nobody."""
+
+
+def stream(
+    source: Source, files: Sequence[File], folder: Drafts, settings: Settings, report: Report
+) -> dict[str, float]:
+    """Every tensor of the source once, into all drafts; the seconds that each took."""
+    seconds = dict.fromkeys((file.level for file in files), 0.0)
+    total = sum(entry.bytes for entry in source.entries)
+    done = 0
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(settings.workers))
+        drafts = [stack.enter_context(draft_file(file.draft, file.head)) for file in files]
+        for name, values in source.extra.items():
+            for file, draft in zip(files, drafts, strict=True):
+                put(draft, values.tobytes(), file.head.places[name])
+        for entry in source.entries:
+            if f"tensor {entry.name}" not in folder.done:
+                for file, taken in copied(source, entry, files, drafts, pool, settings):
+                    seconds[file.level] += taken
+                folder.finish(f"tensor {entry.name}")
+            done += entry.bytes
+            report("converting", done, total)
+        for draft in drafts:
+            os.fsync(draft.fileno())
+    return seconds
+
+
+def copied(
+    source: Source,
+    entry: Entry,
+    files: Sequence[File],
+    drafts: Sequence[BinaryIO],
+    pool: Executor,
+    settings: Settings,
+) -> Iterator[tuple[File, float]]:
+    """One tensor into every draft, a few rows at a time; yields (file, seconds) of each piece."""
+    as_is = all(file.entries[entry.name].type == entry.type for file in files)
+    importance = settings.importance.get(entry.name)
+    if importance is not None and importance.size != entry.shape[-1]:
+        raise ConversionError(
+            f"the importance matrix has {importance.size} columns for {entry.name}, which has {entry.shape[-1]}",
+            hint="it is of another model",
+        )
+    row = 0
+    for rows in source.chunks(entry.name, settings.max_buffer, as_is):
+        for file, draft in zip(files, drafts, strict=True):
+            started = perf_counter()
+            target = file.entries[entry.name]
+            try:
+                plain = as_is or target.type == "F32"
+                data = rows if plain else encode(rows, target.type, importance, pool, settings.workers)
+            except ConversionError as error:
+                raise ConversionError(f"{entry.name}: {error}", hint=error.hint) from None
+            put(
+                draft, data.reshape(-1).view("u1").data, file.head.places[entry.name] + row * target.row_bytes
+            )
+            yield file, perf_counter() - started
+        row += len(rows)
+
+
+def draft_file(path: Path, start: Head) -> BinaryIO:
+    """A draft of its full length with its head, tensors of an earlier run in it."""
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b", buffering=0)
+    os.ftruncate(file.fileno(), start.size)
+    put(file, start.data, 0)
+    return file
+
+
+def put(file: BinaryIO, data: bytes | memoryview, place: int) -> None:
+    """All of `data` at a place: one call writes at most 2 GiB."""
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(file.fileno(), rest, place)
+        rest, place = rest[written:], place + written
