@@ -239,6 +239,10 @@ def test_a_checkpoint_folder_leaves_pickles_out(tmp_path):
     assert sorted(path.name for path in model.files) == ["config.json", "config.json", "model.safetensors"]
     store.remove("ckpt")
     (folder / "model.safetensors").unlink()
+    with pytest.raises(UnsafeFile, match=r"only as pickles \(pytorch_model.bin\)") as error:
+        store.resolve(str(folder))
+    assert "safetensors" in error.value.hint
+    (folder / "pytorch_model.bin").unlink()
     with pytest.raises(RequestError, match="not a checkpoint"):
         store.resolve(str(folder))
 

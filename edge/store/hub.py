@@ -6,15 +6,18 @@ huggingface_hub supplies addresses, tokens and metadata; the bytes come through 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.errors import DownloadError, ModelNotFound, RequestError, UnsafeFile
-from edge.store.content import Remote, Wanted
-from edge.store.download import Again, patiently, retry_after, timeout
+from edge.store import checkpoints
+from edge.store.content import Remote, Wanted, prove
+from edge.store.download import Again, fetch, patiently, retry_after, timeout
+from edge.store.home import name_for
 from edge.store.records import one_line
-from edge.store.refs import Hub, check_member
+from edge.store.refs import SAFETENSORS, Hub, check_member
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
@@ -25,7 +28,8 @@ SPLIT = re.compile(r"(?P<stem>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})\.gguf", re
 def wanted(ref: Hub) -> tuple[list[Wanted], str]:
     """The files that `ref` names on the hub, pinned to a commit, and the licence.
 
-    Raises ModelNotFound, RequestError (ambiguous) or DownloadError.
+    Of a checkpoint in shards the index is fetched, to know them. Raises ModelNotFound, RequestError (ambiguous),
+    DownloadError, or UnsafeFile for pickles and for an index that cannot be followed.
     """
     from huggingface_hub import HfApi, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
@@ -61,23 +65,54 @@ def wanted(ref: Hub) -> tuple[list[Wanted], str]:
     info = patiently(ask, api.endpoint.partition("://")[2])
     headers = tuple(build_hf_headers(library_name="edge-runtime").items())
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-    files = []
-    for path in choose(list(siblings), ref):
+
+    def promised(path: str, name: str) -> Wanted:
         check_member(path, f"hf:{ref.repo}/{path}")  # the listing is the server's word
         sibling = siblings[path]
-        files.append(
-            Wanted(
-                name=Path(path).name,
-                source=f"hf:{ref.repo}/{path}@{info.sha}",
-                origin=Remote(hf_hub_url(ref.repo, path, revision=info.sha), headers, refused),
-                bytes=sibling.lfs.size if sibling.lfs else sibling.size,
-                sha256=sibling.lfs.sha256 if sibling.lfs else "",
-                git_sha1="" if sibling.lfs else sibling.blob_id or "",
-                promised_by="the hub",
-            )
+        return Wanted(
+            name=name,
+            source=f"hf:{ref.repo}/{path}@{info.sha}",
+            origin=Remote(hf_hub_url(ref.repo, path, revision=info.sha), headers, refused),
+            bytes=sibling.lfs.size if sibling.lfs else sibling.size,
+            sha256=sibling.lfs.sha256 if sibling.lfs else "",
+            git_sha1="" if sibling.lfs else sibling.blob_id or "",
+            promised_by="the hub",
         )
+
+    paths = list(siblings)
+    if parts := checkpoint(paths, ref, lambda: small(promised(checkpoints.INDEX, checkpoints.INDEX))):
+        files = [promised(path, path) for path in parts]
+    else:
+        files = [promised(path, Path(path).name) for path in choose(paths, ref)]
     licences = [tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")]
     return files, one_line(", ".join(licences))
+
+
+def small(wanted: Wanted) -> bytes:
+    """The content of an index, as the hub promises it."""
+    if wanted.bytes is None or wanted.bytes > checkpoints.MAX_INDEX:
+        raise UnsafeFile(
+            f"{wanted.name} has {wanted.bytes or 0:,} bytes; {checkpoints.MAX_INDEX:,} is the limit"
+        )
+    assert isinstance(wanted.origin, Remote)
+    with tempfile.TemporaryDirectory(prefix="edge-") as folder:
+        partial = Path(folder, wanted.name)
+        prove(partial, wanted, fetch(wanted, wanted.origin, partial, lambda step: None))
+        return partial.read_bytes()
+
+
+def checkpoint(paths: list[str], ref: Hub, index: Callable[[], bytes]) -> list[str]:
+    """The files of the checkpoint or adapter that `ref` means; empty when it means a GGUF or a named file.
+
+    A bare repository with a GGUF file means that: it runs as it is. Raises as `checkpoints.files_of`, and
+    ModelNotFound, or UnsafeFile for pickles, when there is nothing that could be meant.
+    """
+    if ref.path or ref.quant not in ("", SAFETENSORS) or (not ref.quant and models_of(paths)):
+        return []
+    if found := checkpoints.files_of(paths, index):
+        return found
+    what = f"hf:{ref.repo}" if ref.quant else f"hf:{ref.repo} has no GGUF file and"
+    raise checkpoints.nothing(what, paths, choices(models_of(paths), ref))
 
 
 def choose(paths: list[str], ref: Hub) -> list[str]:
@@ -101,7 +136,12 @@ def choose(paths: list[str], ref: Hub) -> list[str]:
             hint=choices(models, ref),
         )
     if len(fitting) > 1:
-        raise RequestError(f"{ref} could be {len(fitting)} files", hint=choices(fitting, ref))
+        also = (
+            ""
+            if ref.quant or checkpoints.CONFIG not in paths
+            else f"; hf:{ref.repo}:{SAFETENSORS} is the checkpoint"
+        )
+        raise RequestError(f"{ref} could be {len(fitting)} files", hint=choices(fitting, ref) + also)
     return complete(fitting[0])
 
 
@@ -132,7 +172,7 @@ def has_tag(path: str, tag: str) -> bool:
 
 def choices(models: list[list[str]], ref: Hub) -> str:
     if not models:
-        return "it has no GGUF file; name another repository"
+        return "name another repository"
     shown = ", ".join(f"hf:{ref.repo}/{parts[0]}" for parts in models[:8])
     return f"choose one of {shown}" + (f" and {len(models) - 8} more" if len(models) > 8 else "")
 
@@ -140,8 +180,8 @@ def choices(models: list[list[str]], ref: Hub) -> str:
 def cached(ref: Hub) -> list[Path]:
     """The files of `ref` in the Hugging Face cache of this disk; empty when they are not all there.
 
-    The layout is documented: models--owner--repo/refs/<branch> holds a commit, snapshots/<commit>/ links to
-    the blobs.
+    A checkpoint without a tokenizer was fetched for its weights alone, and does not count. The layout is
+    documented: models--owner--repo/refs/<branch> holds a commit, snapshots/<commit>/ links to the blobs.
     """
     repo = cache_of(ref)
     revision = ref.revision or "main"
@@ -152,23 +192,39 @@ def cached(ref: Hub) -> list[Path]:
     if not present:
         return []
     try:
-        return [snapshot / path for path in choose(present, ref)]
+        found = checkpoint(present, ref, lambda: index_at(snapshot)) or choose(present, ref)
     except (ModelNotFound, UnsafeFile):
         return []
+    if found[0] == checkpoints.CONFIG and len(found) > 1 and not set(checkpoints.TOKENIZERS) & set(found):
+        return []
+    return [snapshot / path for path in found]
+
+
+def index_at(folder: Path) -> bytes:
+    """The beginning of a folder's index, one byte more than is believed."""
+    with (folder / checkpoints.INDEX).open("rb") as file:
+        return file.read(checkpoints.MAX_INDEX + 1)
 
 
 def cached_copies(ref: Hub, files: Sequence[Wanted]) -> list[Path]:
     """These very files in the Hugging Face cache, by the hashes that the hub promised; empty when not all are.
 
     Any snapshot will do, since a commit that only touched the README has the same model. The parts of a split
-    model are taken from one, where llama.cpp finds them side by side.
+    model are taken from one, where llama.cpp finds them side by side, and so are those of a checkpoint.
     """
     for snapshot in sorted(cache_of(ref).glob("snapshots/*")):
-        there = {(path.name, cache_hash(path)): path for path in snapshot.rglob("*") if path.is_file()}
+        present = [path for path in snapshot.rglob("*") if path.is_file()]
+        there = {(path.name, cache_hash(path)): path for path in present}
+        there |= {(path.relative_to(snapshot).as_posix(), cache_hash(path)): path for path in present}
         keys = [(file.name, file.sha256 or file.git_sha1) for file in files]
         if all(digest and (name, digest) in there for name, digest in keys):
             return [there[key] for key in keys]
     return []
+
+
+def name_of(ref: Hub, names: Sequence[str]) -> str:
+    """What a model of these files is called: by its repository when it is a checkpoint, else by its file."""
+    return name_for(ref.repo.partition("/")[2] if checkpoints.is_folder(names) else names[0])
 
 
 def cache_of(ref: Hub) -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edge.errors import HashMismatch, ModelNotFound, RequestError
+from edge.errors import HashMismatch, ModelNotFound, RequestError, UnsafeFile
+from edge.store import checkpoints
 from edge.store.home import name_for
 from edge.store.records import File, Model, Report
 from edge.store.refs import Hub, is_safe_file
@@ -22,28 +23,30 @@ def in_cache(ref: Hub) -> Model | None:
         File(path, path.stat().st_size, sha256, str(ref), "not checked")
         for path, sha256 in zip(paths, hashes, strict=True)
     )
-    return lying(paths[0], str(ref), tuple(files))
+    name = hub.name_of(ref, [path.name for path in paths])
+    return lying(checkpoints.root(paths), str(ref), tuple(files), name)
 
 
 def as_it_lies(path: Path) -> Model:
     """A file or checkpoint folder that was never pulled. Raises ModelNotFound or RequestError."""
     paths = local_files(path)
     files = tuple(File(file, file.stat().st_size, "", str(file), "not checked") for file in paths)
-    return lying(path if path.is_dir() else paths[0], str(path), files)
+    model = path if path.is_dir() else paths[0]
+    return lying(model, str(path), files, name_for(model.name))
 
 
-def lying(path: Path, ref: str, evidence: tuple[File, ...]) -> Model:
+def lying(path: Path, ref: str, evidence: tuple[File, ...], name: str) -> Model:
     """A model that is used where it is, without a record. Its hash is known when its only file's is."""
     sha256 = evidence[0].sha256 if len(evidence) == 1 else ""
     size = sum(file.bytes for file in evidence)
     files = tuple(file.path for file in evidence)
-    return Model(name_for(path.name), path, ref, sha256, size, "", "", files, True, evidence)
+    return Model(name, path, ref, sha256, size, "", "", files, True, evidence)
 
 
 def local_files(path: Path) -> list[Path]:
-    """A file with all its parts, or the safe files of a checkpoint folder.
+    """A file with all its parts, or the safe files of a checkpoint's or an adapter's folder.
 
-    Raises ModelNotFound, RequestError, or UnsafeFile when a part is missing.
+    Raises ModelNotFound, RequestError, or UnsafeFile when a part is missing or the weights are pickles.
     """
     from edge.store.hub import SPLIT, complete
 
@@ -59,7 +62,12 @@ def local_files(path: Path) -> list[Path]:
         for file in [*path.glob("*"), *path.glob("*/*.json")]
         if file.is_file() and is_safe_file(file.name)
     ]
-    if not (path / "config.json").is_file() or not any(file.suffix == ".safetensors" for file in files):
+    names = {file.name for file in path.iterdir()}
+    configured = names & {checkpoints.CONFIG, checkpoints.ADAPTER_CONFIG}
+    if not configured or not any(file.suffix == ".safetensors" for file in files):
+        pickles = checkpoints.nothing(str(path), names, "")
+        if configured and isinstance(pickles, UnsafeFile):
+            raise pickles
         raise RequestError(
             f"{path} is not a checkpoint (config.json and .safetensors)", hint="name the model file in it"
         )

