@@ -8,6 +8,7 @@ from edge import gguf_header
 from edge.convert import numpy_ops
 from edge.convert.computed import outputs, task_of
 from edge.convert.families import family_of, family_of_gguf, table_names
+from edge.convert.to_gguf import convert
 from edge.errors import ConversionError
 
 BERT = {
@@ -232,3 +233,18 @@ def test_texts_computed_together_are_the_texts_alone(tmp_path):
         assert relative(together.pooled[index], outputs(path, [ids]).pooled[0]) < 1e-3
     starts = np.cumsum([0, *map(len, texts)])
     assert relative(together.hidden[starts[9] : starts[10]], outputs(path, [texts[9]]).hidden) < 1e-3
+
+
+@pytest.mark.parametrize("variant", ["bert classifier", "distilbert classifier", "bert tags", "bert, mean"])
+def test_a_file_at_another_level_is_still_the_same_model(tmp_path, variant):
+    family, config, weights = model_of(VARIANTS[variant])
+    whole = f32_file(tmp_path / "f32.gguf", family, config, weights)
+    made = convert(whole, ["f16", "q8_0", "q4_0"], tmp_path, name="tiny")
+    for one, bound in zip(made, (2e-3, 5e-2, 0.5), strict=True):
+        seen = one.certificate.comparison
+        assert 0 < seen.hidden_error < bound
+        assert (seen.logit_error is None) == (config.task == "embedding") != (seen.cosine is None)
+        header = gguf_header.read(one.path)
+        types = {tensor.name: tensor.type for tensor in header.tensors}
+        assert types.get("token_types.weight", "F32") == types["position_embd.weight"] == "F32"
+        assert task_of(header) == config.task
