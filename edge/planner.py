@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from edge.errors import BadGGUF, DoesNotFit, RequestError, UnsafeFile
 from edge.gguf_header import Header
 from edge.machine import Host, Rejected, host
 from edge.memory import CELL_PADDING, MIB, Memory, predict
+from edge.store.checkpoints import is_adapter
 
 # Room for a conversation without paying for a long document; `ctx` asks for another.
 DEFAULT_CONTEXT = 4096
@@ -125,7 +127,14 @@ def plan(
 
 def read_artifact(model: store.Model) -> Header:
     """The header of a GGUF model; for one split into parts, the tensors and bytes of all of them."""
-    if model.path.is_dir() or model.path.suffix == ".onnx":
+    if model.path.is_dir():
+        adapter = is_adapter([path.name for path in model.files])
+        run = f"run `edge convert {shlex.quote(model.name if model.added else model.ref)}`"
+        raise RequestError(
+            f"{model.name} is not a GGUF file but {'a LoRA adapter' if adapter else 'a checkpoint'}",
+            hint=f"{run}, then give {'--lora' if adapter else 'this command'} the file that it writes",
+        )
+    if model.path.suffix == ".onnx":
         raise RequestError(
             f"{model.name} is not a GGUF file ({model.path.name})", hint="chat and generate run GGUF models"
         )

@@ -138,9 +138,9 @@ def show(found: Any, text: Any, as_json: bool) -> None:
 
 
 def located(source: str) -> Path:
-    from edge import store
+    from edge.cli.models import offered
 
-    return store.resolve(source).path
+    return offered(source).path
 
 
 def adapter(path: Path) -> bool:

