@@ -71,8 +71,12 @@ def opened(path: Path, title: str, prune: Sequence[int] = ()) -> Iterator[Source
 
 
 def title_of(path: Path) -> str:
-    """What the files made of it are called by: the folder's name, or the file's."""
-    return path.resolve().name if path.is_dir() else path.stem
+    """What the files made of it are called by: the folder's name or the file's, in a hub's cache the repository's."""
+    if not path.is_dir():
+        return path.stem
+    folder = path.resolve()
+    repo = folder.parent.parent.name  # models--owner--repo/snapshots/<commit>
+    return repo.rpartition("--")[2] if repo.startswith("models--") else folder.name
 
 
 def from_checkpoint(original: Checkpoint, title: str, prune: Sequence[int] = ()) -> Source:

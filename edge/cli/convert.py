@@ -113,8 +113,9 @@ def command(
         settings = settings_of(threads, max_buffer, types, output_type, embedding_type, prune_layers)
         if adapter(path):
             from edge.convert.lora import convert_adapter
+            from edge.convert.source import title_of
 
-            target = out / f"{name or path.resolve().name}-lora-{wanted[0]}.gguf"
+            target = out / f"{name or title_of(path)}-lora-{wanted[0]}.gguf"
             at = located(base) if base else None
             show(convert_adapter(path, target, base=at, level=wanted[0]), output.adapter, as_json)
             return
