@@ -134,7 +134,12 @@ def mixture(blank: Path, level: str, entries: Sequence[Entry], settings: Setting
     changed = re.findall(r"\[ *\d+/ *\d+\] +(\S+) +- [^\n]*? -> +[\d.]+ MiB \((\w+)\)\n", log)
     types |= {name: kind.upper() for name, kind in changed}
     types |= {entry.name: entry.type for entry in entries if entry.fixed}
-    fallen = tuple(re.findall(r"warning: (\S+) +- ncols +\d+ not divisible by", log))
+    fixed = {entry.name for entry in entries if entry.fixed}
+    fallen = tuple(
+        name
+        for name in re.findall(r"warning: (\S+) +- ncols +\d+ not divisible by", log)
+        if name not in fixed
+    )
     return Mixture(types, fallen, "will require an imatrix" in log)
 
 
