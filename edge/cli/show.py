@@ -9,11 +9,13 @@ from typing import Any
 
 import click
 
+from edge.cli.certificate import certificate_of, certificate_rows
 from edge.cli.output import emit_json, json_option, size, table
 from edge.cli.references import complete_ref
 from edge.errors import UnsafeFile
 from edge.gguf_header import Array, Header, read
 from edge.store import Model, resolve
+from edge.store.checkpoints import is_adapter
 
 MAX_CONFIG = 1 << 20  # bytes of a config.json worth reading
 MAX_SHOWN = 128  # elements of an array in JSON: enough for one figure a layer
@@ -23,7 +25,7 @@ MAX_SHOWN = 128  # elements of an array in JSON: enough for one figure a layer
 @click.argument("ref", shell_complete=complete_ref)
 @json_option
 def command(ref: str, as_json: bool) -> None:
-    """Show what a model file says of itself.
+    """Show what a model file says of itself, and the certificate that `edge convert` wrote beside it.
 
     REF is a model kept here, or a path. Only the header is read, never the weights: it takes milliseconds
     and no memory worth naming. A checkpoint's folder and an ONNX file are listed without being opened.
@@ -32,11 +34,11 @@ def command(ref: str, as_json: bool) -> None:
     facts = provenance(model)
     if model.path.suffix.lower() == ".gguf":
         header = read(model.path)
-        facts |= gguf_facts(header)
+        facts |= gguf_facts(header) | certificate_of(model, header.metadata)
         if as_json:
             facts["metadata"] = {key: summary(value) for key, value in header.metadata.items()}
     else:
-        facts |= listing(model.path)
+        facts |= listing(model)
     if as_json:
         emit_json(facts)
     else:
@@ -89,17 +91,19 @@ def distinct(counts: tuple[int, ...]) -> list[int]:
     return list(dict.fromkeys(counts))
 
 
-def listing(path: Path) -> dict[str, Any]:
+def listing(model: Model) -> dict[str, Any]:
     """Files and sizes of a folder, or of one file that is no GGUF; the architecture from its config.json."""
-    found = sorted(path.iterdir()) if path.is_dir() else [path]
-    files = {file.name: file.stat().st_size for file in found if file.is_file()}
+    folder = model.path if model.path.is_dir() else model.path.parent
+    files = {file.relative_to(folder).as_posix(): file.stat().st_size for file in sorted(model.files)}
     facts: dict[str, Any] = {"format": file_format(files), "files": files}
-    if "config.json" in files and path.is_dir():
-        facts["architecture"] = checkpoint_architecture(path / "config.json")
+    if "config.json" in files and model.path.is_dir():
+        facts["architecture"] = checkpoint_architecture(model.path / "config.json")
     return facts
 
 
 def file_format(names: dict[str, int]) -> str:
+    if is_adapter(names):
+        return "LoRA adapter of PEFT"
     for suffix, name in ((".safetensors", "safetensors checkpoint"), (".onnx", "ONNX"), (".gguf", "GGUF")):
         if any(file.endswith(suffix) for file in names):
             return name
@@ -158,6 +162,7 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
             "parts",
             get("files_in_model", 1) > 1 and f"{facts['files_in_model']}, of which this is the first",
         ),
+        *certificate_rows(facts),
         *((name, size(length)) for name, length in get("files", {}).items()),
     ]
     return [(label, text) for label, text in lines if text]
