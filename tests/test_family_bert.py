@@ -248,3 +248,40 @@ def test_a_file_at_another_level_is_still_the_same_model(tmp_path, variant):
         types = {tensor.name: tensor.type for tensor in header.tensors}
         assert types.get("token_types.weight", "F32") == types["position_embd.weight"] == "F32"
         assert task_of(header) == config.task
+
+
+def header_of(**fields):
+    """A header of what an encoder's has, made elsewhere unless `fields` say more."""
+    metadata = {
+        "general.architecture": "bert",
+        "bert.block_count": 3,
+        "bert.context_length": 128,
+        "bert.embedding_length": 64,
+        "bert.feed_forward_length": 96,
+        "bert.attention.head_count": 4,
+        "bert.attention.layer_norm_epsilon": 1e-5,
+        **fields,
+    }
+    shapes = {"token_embd.weight": (64, 320), "token_types.weight": (64, 2), "cls.output.weight": (64, 3)}
+    tensors = tuple(gguf_header.Tensor(name, shape, "F32", 0, 0) for name, shape in shapes.items())
+    return gguf_header.Header(3, metadata, tensors, 32, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{", "{}", '{"architectures": [1], "activation": "gelu", "offset": 0}', '"a"',
+     '{"architectures": ["BertModel"], "activation": "gelu", "offset": -1}',
+     '{"architectures": ["BertModel"], "activation": "gelu", "offset": 0, "id2label": ["a"]}'],
+)  # fmt: skip
+def test_a_damaged_key_is_refused_on_the_way_back(text):
+    with pytest.raises(ConversionError, match=r"edge\.config is damaged"):
+        family_of_gguf("bert").config_json(header_of(**{"edge.config": text}), None)
+
+
+def test_a_file_made_elsewhere_is_taken_for_what_it_looks_like():
+    back = family_of_gguf("bert").config_json(header_of(), None)
+    assert back["architectures"] == ["BertForSequenceClassification"]
+    assert back["id2label"] == {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}
+    back = family_of_gguf("bert").config_json(header_of(**{"tokenizer.ggml.model": "t5"}), None)
+    assert back["architectures"] == ["XLMRobertaForSequenceClassification"]
+    assert (back["max_position_embeddings"], back["pad_token_id"]) == (130, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from edge.errors import ConversionError
 from edge.gguf_header import Header
 
 from .encoder_config import ACTIVATIONS, Config
@@ -12,6 +13,7 @@ from .from_header import number, same_in_all_layers, shapes, vocabulary
 
 # What config.json says and no key of GGUF does, as JSON: the class, its labels, the rows before the first position
 KEY = "edge.config"
+MOST_ROWS = 1024  # pad_token_id + 1 is 2 in every known model
 # The family of a file made elsewhere, by its tokenizer (`tokenizer.ggml.model`)
 BY_TOKENIZER = {"gpt2": "Roberta", "t5": "XLMRoberta"}
 
@@ -31,15 +33,12 @@ def rest_of(config: Config) -> str:
 def config_fields(header: Header) -> dict[str, Any]:
     """config.json, under the names its family has. A file made elsewhere is taken for what its parts look like.
 
-    Raises BadGGUF for keys that are missing or of another type.
+    Raises BadGGUF for keys that are missing or of another type, ConversionError where KEY is damaged.
     """
-    try:
-        said = json.loads(header.get(KEY, str, "{}"))
-    except (ValueError, RecursionError):
-        said = {}
+    said = rest(header)
     there = shapes(header)
     offset = said.get("offset", 2 if header.get("tokenizer.ggml.model", str, "") in BY_TOKENIZER else 0)
-    architecture = (said.get("architectures") or [guess(header)])[0]
+    architecture = said["architectures"][0] if said else guess(header)
     distilled = architecture.startswith("DistilBert")
     values = {
         "num_hidden_layers": header.layers,
@@ -74,6 +73,25 @@ def config_fields(header: Header) -> dict[str, Any]:
     if (problem := header.get("edge.problem_type", str, None)) is not None:
         fields["problem_type"] = problem
     return fields
+
+
+def rest(header: Header) -> dict[str, Any]:
+    """What KEY says, empty where it is absent. Raises ConversionError where it is not what `rest_of` writes."""
+    text = header.get(KEY, str, None)
+    if text is None:
+        return {}
+    try:
+        said = json.loads(text)
+        (architecture,) = said["architectures"]
+        labels = said.get("id2label", {})
+        sound = isinstance(architecture, str) and isinstance(said["activation"], str)
+        sound &= type(said["offset"]) is int and 0 <= said["offset"] <= MOST_ROWS
+        sound &= all(index.isdecimal() and isinstance(label, str) for index, label in labels.items())
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        sound = False
+    if not sound:
+        raise ConversionError(f"{KEY} is damaged: {text[:60]!r}", hint="convert the checkpoint again")
+    return dict(said)
 
 
 def guess(header: Header) -> str:
