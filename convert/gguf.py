@@ -113,7 +113,10 @@ def _value(value: object) -> bytes:
 
 def _list(values: Sequence[Any]) -> bytes:
     if not values or isinstance(values[0], str):
-        return _array(STRING, len(values), b"".join(map(_string, values)))
+        length = struct.Struct("<Q").pack  # a loop of its own: a vocabulary is hundreds of thousands of them
+        texts = [value.encode() for value in values]
+        parts = [part for text in texts for part in (length(len(text)), text)]
+        return _array(STRING, len(values), b"".join(parts))
     if isinstance(values[0], bool):
         return _array(BOOL, len(values), bytes(values))
     if isinstance(values[0], float):

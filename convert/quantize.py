@@ -32,7 +32,7 @@ LEVELS = (
 )
 # llama.cpp's names for the mixtures of types (enum llama_ftype) that are not MOSTLY_ and the level
 NAMES = {"f32": "ALL_F32", "mxfp4": "MOSTLY_MXFP4_MOE"}
-MAX_BUFFER = 32 << 20
+MAX_BUFFER = 16 << 20
 F16_MAX = 65504
 
 

@@ -15,7 +15,6 @@ from edge.machine.peak import peak_rss_bytes
 from edge.store.records import name_it
 
 from . import proof
-from .collect import collect
 from .drafts import drafts, reserve
 from .files import File, check_levels, file_of
 from .imatrix import Importance
@@ -160,6 +159,8 @@ def calibrate(path: Path, text: str, name: str, out: Path, *, report: Report = s
     A checkpoint is made into a file of all its precision first, in a folder below `out` that goes again. Raises as
     `convert` and `collect` do.
     """
+
+    from .collect import collect
 
     def progress(done: int, total: int) -> None:
         report("calibrating", done, total)

@@ -25,7 +25,7 @@ REAL = [
     ("tokenizers/gpt2", 50304, "byte-level BPE", "gpt-2", 137, ()),
     ("tokenizers/llama-2", 32000, "SentencePiece BPE", "llama, tokenizer.model, space before", 89, ("does not read",)),
     ("tokenizers/phi-3-mini", 32064, "byte-fallback BPE", PHI3, 137, ()),
-    ("tokenizers/qwen3", 151936, "byte-level BPE", "qwen2", 135, ("NFC", "control token")),
+    ("tokenizers/qwen3", 151936, "byte-level BPE", "qwen2", 134, ("NFC", "control token")),
     ("tokenizers/roberta-base", 50265, "byte-level BPE", "roberta-bpe", 106, ("<mask>", "control token")),
     ("tokenizers/t5-small", 32128, "Unigram", "t5, space before, spaces merged", 135, ("tie", "U+0085")),
     ("checkpoints/finance-sentiment-minilm", 30522, "WordPiece", "bert", 97, ("Hangul", "100 characters", "U+0085")),

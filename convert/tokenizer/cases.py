@@ -112,10 +112,9 @@ def from_model(source: Source, model: sentencepiece.Model) -> Case:
 def texts(case: Case, original: Reference) -> tuple[str, ...]:
     """The probes for this vocabulary: the hard ones, its own words, its special tokens (the first 12)."""
     typed = list(zip(case.vocabulary.tokens, case.vocabulary.types, strict=True))
-    spelt = (case.spell(token) for token, kind in typed if kind == NORMAL)
-    words = [word for word in spelt if word.strip() and "\0" not in word]  # llama.cpp's texts end at a NUL
+    normal = [token for token, kind in typed if kind == NORMAL]
     marked = [token for token, kind in typed if kind in (CONTROL, USER_DEFINED)][:12]
-    own = probes.from_vocabulary(words)
+    own = probes.from_vocabulary(normal, case.spell)
     return (*probes.HARD, *own, *(probes.around(marked) if original.parses_special else ()))
 
 

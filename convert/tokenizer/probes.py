@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 _ZWJ, _SKIN = "\u200d", "\U0001f3fd"
 
@@ -95,11 +95,16 @@ def around(specials: Iterable[str]) -> tuple[str, ...]:
     )
 
 
-def from_vocabulary(words: list[str]) -> tuple[str, ...]:
+def from_vocabulary(tokens: Sequence[str], spell: Callable[[str], str]) -> tuple[str, ...]:
     """Texts made of this vocabulary's own tokens: 24 of sixteen each, from its whole length.
 
-    They tell a tokenizer that takes a whole word as a token from one that merges it.
+    They tell a tokenizer that takes a whole word as a token from one that merges it. llama.cpp's texts end at a NUL.
     """
-    step = max(1, len(words) // 384)
-    chosen = [word if word.startswith(" ") else f" {word}" for word in words[::step]]
+    step = max(1, len(tokens) // 384)
+    chosen: list[str] = []
+    for start in range(0, len(tokens), step):
+        spelt = (spell(token) for token in tokens[start : start + step])
+        word = next((word for word in spelt if word.strip() and "\0" not in word), "")
+        if word:
+            chosen.append(word if word.startswith(" ") else f" {word}")
     return tuple("".join(chosen[first : first + 16]) for first in range(0, min(len(chosen), 384), 16))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,14 +50,14 @@ def assemble(
     """
     by_id: dict[int, str] = {}
     for token, index in base:
-        if not isinstance(token, str) or isinstance(index, bool) or not isinstance(index, int) or index < 0:
+        if type(token) is not str or type(index) is not int or index < 0:
             raise ConversionError(
                 f"the vocabulary has an entry that is no token: {token!r:.60} → {index!r:.60}"
             )
         if index in by_id:
             raise ConversionError(f"tokens {by_id[index]!r} and {token!r} both have id {index}")
         by_id[index] = token
-    types = {index: (kinds or {}).get(index, NORMAL) for index in by_id}
+    types = dict.fromkeys(by_id, NORMAL) | dict(kinds or {})
     for index, entry in added.items():
         text = str(entry["content"])
         if index >= rows and text in ROWLESS:
@@ -77,18 +77,18 @@ def assemble(
         if max(by_id) >= rows:
             raise ConversionError(f"token id {max(by_id)} is beyond the embedding's {rows} rows")
         raise ConversionError(f"no token has id {hole}, though ids run to {max(by_id)}")
-    always_control = set(controls)
+    marked = dict.fromkeys(controls, CONTROL) | ({unknown: UNKNOWN} if unknown is not None else {})
     for index, text in by_id.items():
-        if text == unknown:
-            types[index] = UNKNOWN
-        elif text in always_control:
-            types[index] = CONTROL
+        if text in marked:
+            types[index] = marked[text]
     ordered = range(len(by_id))
     return Vocabulary(tuple(by_id[i] for i in ordered), tuple(types[i] for i in ordered))
 
 
-def check_distinct(tokens: Iterable[str]) -> None:
+def check_distinct(tokens: Sequence[str]) -> None:
     """Raise ConversionError where a token stands twice: llama.cpp aborts the process on that."""
+    if len(set(tokens)) == len(tokens):
+        return
     seen: set[str] = set()
     for token in tokens:
         if token in seen:

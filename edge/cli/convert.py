@@ -41,7 +41,7 @@ path_option = click.Path(path_type=Path)
 @click.option("--base", metavar="SOURCE", help="The checkpoint that a LoRA adapter was trained on.")
 @click.option("--levels", "list_levels", is_flag=True, help="List the levels, with bits a weight.")
 @click.option("--threads", type=click.IntRange(1, 512), metavar="N", help="Encoding threads.  [all cores]")
-@click.option("--max-buffer", metavar="SIZE", help="Weights held in memory at once.  [32MiB]")
+@click.option("--max-buffer", metavar="SIZE", help="Weights held in memory at once.  [16MiB]")
 @click.option(
     "--tensor-type",
     "types",

@@ -1,7 +1,31 @@
-"""Generation on llama.cpp: `Engine` decodes, `Sampling` says how, `Chunk` is one step, `Tally` sums them up."""
+"""Generation on llama.cpp: `Engine` decodes, `Sampling` says how, `Chunk` is one step, `Tally` sums them up.
 
-from edge.engine.engine import Chunk, Engine
-from edge.engine.sampling import Sampling
-from edge.engine.tally import Tally, Timings, Usage
+Each is imported when it is asked for: who only needs llama.cpp's functions does not wait for the planner.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edge.engine.engine import Chunk, Engine
+    from edge.engine.sampling import Sampling
+    from edge.engine.tally import Tally, Timings, Usage
 
 __all__ = ["Chunk", "Engine", "Sampling", "Tally", "Timings", "Usage"]
+
+_HOME = {
+    "Chunk": "engine",
+    "Engine": "engine",
+    "Sampling": "sampling",
+    "Tally": "tally",
+    "Timings": "tally",
+    "Usage": "tally",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'edge.engine' has no attribute {name!r}")
+    return getattr(import_module(f"edge.engine.{_HOME[name]}"), name)
