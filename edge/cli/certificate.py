@@ -28,15 +28,17 @@ NOT_ITS = "none: beside it lies a JSON that is not its certificate"
 def certificate_of(model: Model, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """`certificate`, what stands beside the file or None, and `certificate_note`, why there is none.
 
-    It is believed when it has a certificate's form and gives this file's length; only `edge verify` and
-    `edge convert --check` read the weights. `metadata` is the file's own: `edge.proof` says if one was made.
+    It is believed when it has a certificate's form and gives this file's length, and its hash where the store
+    knows that; showing reads no weights. `metadata` is the file's own: `edge.proof` says if one was made.
     """
     path = model.path.with_suffix(".json")
     recorded = not model.in_place and path.name == RECORD  # the store's own, of a file called model.gguf
     made = metadata.get("edge.proof")
     if not recorded and os.path.lexists(path):
         found = read(path)
-        if found and found["bytes"] == model.path.stat().st_size:
+        known = model.sha256 if len(model.files) == 1 else ""
+        same = found and found["bytes"] == model.path.stat().st_size and known in ("", found["sha256"])
+        if same:
             return {"certificate": found, "certificate_note": ""}
         return {"certificate": None, "certificate_note": NOT_ITS}
     notes = {"none": "none (--no-proof)", "certificate": f"none here: {path.name} is not beside the file"}

@@ -136,12 +136,10 @@ def choose(paths: list[str], ref: Hub) -> list[str]:
             hint=choices(models, ref),
         )
     if len(fitting) > 1:
-        also = (
-            ""
-            if ref.quant or checkpoints.CONFIG not in paths
-            else f"; hf:{ref.repo}:{SAFETENSORS} is the checkpoint"
-        )
-        raise RequestError(f"{ref} could be {len(fitting)} files", hint=choices(fitting, ref) + also)
+        hint = choices(fitting, ref)
+        if not ref.quant and checkpoints.CONFIG in paths:
+            hint += f"; hf:{ref.repo}:{SAFETENSORS} is its checkpoint"
+        raise RequestError(f"{ref} could be {len(fitting)} files", hint=hint)
     return complete(fitting[0])
 
 
