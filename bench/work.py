@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 
-from edge.machine.peak import peak_rss_bytes
+from edge.peak import peak_rss_bytes
 
 # (prompt ids, new tokens) → after every streamed piece, the tokens generated so far
 Stream = Callable[[Sequence[int], int], Iterator[int]]

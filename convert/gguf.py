@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from .ggml_types import NUMBERS, SIZES
@@ -113,15 +114,20 @@ def _value(value: object) -> bytes:
 
 def _list(values: Sequence[Any]) -> bytes:
     if not values or isinstance(values[0], str):
-        length = struct.Struct("<Q").pack  # a loop of its own: a vocabulary is hundreds of thousands of them
-        texts = [value.encode() for value in values]
-        parts = [part for text in texts for part in (length(len(text)), text)]
-        return _array(STRING, len(values), b"".join(parts))
+        return _array(STRING, len(values), _strings(tuple(values)))
     if isinstance(values[0], bool):
         return _array(BOOL, len(values), bytes(values))
     if isinstance(values[0], float):
         return _array(FLOAT32, len(values), struct.pack(f"<{len(values)}f", *values))
     return _array(INT32, len(values), struct.pack(f"<{len(values)}i", *values))
+
+
+@lru_cache(maxsize=8)
+def _strings(values: tuple[str, ...]) -> bytes:
+    """A vocabulary is hundreds of thousands of them, and is in every trial's head and every level's."""
+    length = struct.Struct("<Q").pack
+    texts = [value.encode() for value in values]
+    return b"".join([part for text in texts for part in (length(len(text)), text)])
 
 
 def _array(kind: int, count: int, data: bytes) -> bytes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +139,8 @@ def certify(path: Path, level: str, reference: Reference, *, exact: bool) -> Cer
 
     Raises ConversionError where a level that loses nothing (`exact`: and was not bent) does not compute the same.
     """
+    from importlib.metadata import version
+
     comparison = compare(outputs(path, reference.texts), reference)
     bound = EXACT.get(level) if exact else None
     # Of many positions few may lie between two choices; of a few texts any may.

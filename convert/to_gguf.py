@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from edge.errors import StoreError
-from edge.machine.peak import peak_rss_bytes
+from edge.peak import peak_rss_bytes
 from edge.store.records import name_it
 
 from . import proof

@@ -30,7 +30,7 @@ LAYERS = [
     {"edge.engine"},
     {"edge.planner"},
     {"edge.machine", "edge.store", "edge.memory"},
-    {"edge.gguf_header", "edge.home"},
+    {"edge.gguf_header", "edge.home", "edge.peak"},
     {"edge.errors"},
 ]
 

@@ -57,16 +57,13 @@ def vocab_items(model: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 def merges_of(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The merges in order: "a b" in older files, ["a", "b"] in newer. Raises ConversionError for other shapes."""
-    merges = []
+    pairs = []
     for merge in model.get("merges") or ():
-        try:
-            left, right = merge.split(" ") if isinstance(merge, str) else merge
-        except (TypeError, ValueError) as error:
-            raise ConversionError(
-                f"tokenizer.json: {str(merge)[:60]!r} is not a merge of two tokens"
-            ) from error
-        merges.append((str(left), str(right)))
-    return merges
+        pair = merge.split(" ") if type(merge) is str else merge
+        if type(pair) is not list or len(pair) != 2 or type(pair[0]) is not str or type(pair[1]) is not str:
+            raise ConversionError(f"tokenizer.json: {str(merge)[:60]!r} is not a merge of two tokens")
+        pairs.append((pair[0], pair[1]))
+    return pairs
 
 
 def general_limits(tokenizer: Mapping[str, Any], added: Sequence[Mapping[str, Any]]) -> list[Limit]:
