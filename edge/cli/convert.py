@@ -78,8 +78,9 @@ def command(
     """Make GGUF files of a checkpoint, proven; and back.
 
     SOURCE is a folder with config.json, safetensors and tokenizer files, a GGUF file, or a model as `edge pull`
-    takes it (a name, hf:…, pypi:…). Each file is compared with a reference that computes from the source's weights, and its certificate is
-    written beside it. The folder of a LoRA adapter becomes a GGUF adapter for `edge chat --lora`.
+    takes it (a name, hf:…, pypi:…). Each file is compared with a reference that computes from the source's
+    weights, and its certificate is written beside it. The folder of a LoRA adapter becomes a GGUF adapter for
+    `edge chat --lora`.
 
     \b
       edge convert ./checkpoint --level f16,q8_0,q4_k_m

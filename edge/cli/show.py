@@ -25,10 +25,11 @@ MAX_SHOWN = 128  # elements of an array in JSON: enough for one figure a layer
 @click.argument("ref", shell_complete=complete_ref)
 @json_option
 def command(ref: str, as_json: bool) -> None:
-    """Show what a model file says of itself, and the certificate that `edge convert` wrote beside it.
+    """Show what a model file says of itself.
 
     REF is a model kept here, or a path. Only the header is read, never the weights: it takes milliseconds
-    and no memory worth naming. A checkpoint's folder and an ONNX file are listed without being opened.
+    and no memory worth naming. The certificate that `edge convert` wrote beside a file is shown with it. A
+    checkpoint's folder and an ONNX file are listed without being opened.
     """
     model = resolve(ref)
     facts = provenance(model)
