@@ -32,6 +32,7 @@ from .families import family_of, family_of_gguf
 from .families.config import need
 from .families.weight import Array, Weight
 from .safetensors import NO_PICKLE, PICKLES, atomic, bad, header_of, open_file, reading, writing
+from .source import title_of
 
 # Rows as short as a rank are not whole blocks of any smaller type.
 LEVELS = {
@@ -117,7 +118,9 @@ def convert_adapter(folder: Path, target: Path, *, base: Path | None = None, lev
     family, config = base_of(folder, base, settings.base)
     with opened(folder) as adapter:
         found = pairs(adapter, family.weights(config), settings)
-        write(adapter, found, settings, target, config.gguf_architecture, folder.resolve().name, level)
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        write(adapter, found, settings, target, config.gguf_architecture, title_of(folder), level)
     return target
 
 

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import tiny_checkpoints
 from fake_hub import COMMIT, FakeHub, drop, gguf, instead, point_at
+from test_lora import adapter
 from test_store_wheels import wheel
 
 from edge import store
 from edge.cli import run
 from edge.convert.safetensors import Writer
 from edge.errors import DownloadError, EdgeError, HashMismatch, ModelNotFound, RequestError, UnsafeFile
+from edge.gguf_header import read
 from edge.store import checkpoints, download
 from edge.store import hub as hub_module
 from edge.store.checkpoints import INDEX
@@ -280,16 +282,25 @@ def test_neither(hub):
 
 def test_an_adapter(hub, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", None)
-    adapter = {"adapter_config.json": b'{"peft_type": "LORA"}', "adapter_model.safetensors": EMPTY}
-    hub.files["o/my-lora"] = {**adapter, "adapter_model.bin": b"\x80\x02", "tokenizer.json": b"{}"}
+    parts = {"adapter_config.json": b'{"peft_type": "LORA"}', "adapter_model.safetensors": EMPTY}
+    hub.files["o/my-lora"] = {**parts, "adapter_model.bin": b"\x80\x02", "tokenizer.json": b"{}"}
     model = store.pull("hf:o/my-lora")
-    assert (model.name, {path.name for path in model.files}) == ("my-lora", set(adapter))
+    assert (model.name, {path.name for path in model.files}) == ("my-lora", set(parts))
     assert model.path.is_dir()
     assert "LoRA adapter" in said(["show", "my-lora"], capsys)
     assert "a LoRA adapter; run `edge convert my-lora`" in said(
         ["chat", "my-lora", "--", "Hi"], capsys, code=2
     )
     assert store.resolve(str(model.path)).path == model.path  # and so as a path
+
+
+def test_an_adapter_in_the_cache_converts(hub, local, tmp_path, capsys):
+    raw = json.loads((local / "config.json").read_text())
+    adapter(tmp_path / "lora", raw)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "lora").iterdir()}
+    cache(tmp_path, files, "models--o--my-lora")
+    said(["convert", "hf:o/my-lora", "--base", str(local), "--out", str(tmp_path / "new")], capsys)
+    assert read(tmp_path / "new" / "my-lora-lora-f16.gguf").metadata["general.name"] == "my-lora"
 
 
 def test_an_interruption_goes_on_where_it_was(hub, home, sharded, monkeypatch):
