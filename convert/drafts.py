@@ -26,6 +26,11 @@ class Drafts:
     done: frozenset[str]
     journal: TextIO
 
+    @property
+    def written(self) -> int:
+        """Bytes on the disk; drafts have holes where nothing is yet."""
+        return sum(path.stat().st_blocks * 512 for path in self.folder.iterdir())
+
     def finish(self, step: str) -> None:
         """Note a step, whose bytes are written."""
         self.journal.write(step + "\n")

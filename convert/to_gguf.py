@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edge.errors import StoreError
+from edge.errors import RequestError, StoreError
 from edge.peak import peak_rss_bytes
 from edge.store.records import name_it
 
@@ -19,6 +19,7 @@ from .drafts import drafts, reserve
 from .files import File, check_levels, file_of
 from .imatrix import Importance
 from .quantize import Settings
+from .safetensors import is_name
 from .source import Source, opened, title_of
 from .stream import Report, silent, stream
 
@@ -71,7 +72,10 @@ def convert(
     itself, or whose tokenizer llama.cpp cannot reproduce.
     """
     check_levels(wanted)
-    with opened(path, name or title_of(path), settings.prune_layers) as source:
+    title = name or title_of(path)
+    if not is_name(title) or title.startswith("."):
+        raise RequestError(f"{title!r} cannot begin files' names", hint="give another with --name")
+    with opened(path, title, settings.prune_layers) as source:
         return make(source, wanted, out, settings=settings, prove=prove, report=report)
 
 
@@ -97,7 +101,7 @@ def make(
     work = {"source": source.key, "levels": list(wanted), "settings": key_of(settings), "proof": prove}
     with drafts(out, source.title, work) as folder:
         files = tuple(file_of(source, level, folder.folder, settings, prove) for level in wanted)
-        reserve(out, sum(file.head.size for file in files))
+        reserve(out, sum(file.head.size for file in files) - folder.written)
         seconds = stream(source, files, folder, settings, report)
         certificates = proofs(source, files, settings, report) if prove else {}
         for file in files:
@@ -159,7 +163,6 @@ def calibrate(path: Path, text: str, name: str, out: Path, *, report: Report = s
     A checkpoint is made into a file of all its precision first, in a folder below `out` that goes again. Raises as
     `convert` and `collect` do.
     """
-
     from .collect import collect
 
     def progress(done: int, total: int) -> None:

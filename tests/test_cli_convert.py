@@ -144,6 +144,7 @@ def test_there_and_back_and_there_again(source, tmp_path, capsys):
         (["SOURCE", "--level", ","], 2, "no level is named"),
         (["SOURCE", "--tensor-type", "q8_0"], 2, "is not REGEX=TYPE"),
         (["SOURCE", "--prune-layers", "x"], 2, "is no list of layers"),
+        (["SOURCE", "--name", "../x"], 2, "cannot begin files' names"),
         (["SOURCE", "--prune-layers", "7"], 2, "cannot be left out of 2"),
         (["SOURCE", "--level", "q4_0", "--output-type", "q9_9"], 2, "is no tensor type"),
         (["SOURCE", "--level", "iq2_xs", "--imatrix", "x", "--calibrate", "y"], 2, "one matrix is used"),

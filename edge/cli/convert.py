@@ -78,8 +78,8 @@ def command(
     """Make GGUF files of a checkpoint, proven; and back.
 
     SOURCE is a folder with config.json, safetensors and tokenizer files, a GGUF file, or a model as `edge pull`
-    takes it (a name, hf:…, pypi:…). Each file is compared with a reference that computes from the source's
-    weights, and its certificate is written beside it. The folder of a LoRA adapter becomes a GGUF adapter for
+    takes it (a name, hf:…, pypi:…). Each file is compared with a reference that computes from the source's weights,
+    and its certificate is written beside it. The folder of a LoRA adapter becomes a GGUF adapter for
     `edge chat --lora`.
 
     \b
