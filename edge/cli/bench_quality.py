@@ -12,7 +12,6 @@ from edge.cli.progress import bars
 from edge.cli.references import complete_ref
 
 if TYPE_CHECKING:
-
     from edge.bench.quality import Report, Row
 
 
