@@ -8,7 +8,10 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edge.errors import ConversionError
 
@@ -69,17 +72,17 @@ def copied(
         )
     row = 0
     for rows in source.chunks(entry.name, settings.max_buffer, as_is):
+        encoded: dict[str, NDArray[Any]] = {entry.type if as_is else "F32": rows}  # levels share types
         for file, draft in zip(files, drafts, strict=True):
             started = perf_counter()
             target = file.entries[entry.name]
-            try:
-                plain = as_is or target.type == "F32"
-                data = rows if plain else encode(rows, target.type, importance, pool, settings.workers)
-            except ConversionError as error:
-                raise ConversionError(f"{entry.name}: {error}", hint=error.hint) from None
-            put(
-                draft, data.reshape(-1).view("u1").data, file.head.places[entry.name] + row * target.row_bytes
-            )
+            if target.type not in encoded:
+                try:
+                    encoded[target.type] = encode(rows, target.type, importance, pool, settings.workers)
+                except ConversionError as error:
+                    raise ConversionError(f"{entry.name}: {error}", hint=error.hint) from None
+            data = encoded[target.type].reshape(-1).view(np.uint8).data
+            put(draft, data, file.head.places[entry.name] + row * target.row_bytes)
             yield file, perf_counter() - started
         row += len(rows)
 

@@ -41,6 +41,7 @@ class Size:
 class Made:
     """One file that was written; sizes in bytes, `seconds` of encoding and writing it.
 
+    What two levels share is encoded once and counts for the first.
     `fell_back` are the tensors whose rows the level's own type does not divide. `peak_rss_bytes` is the process's.
     `notes` are what a user should know of the source.
     """
