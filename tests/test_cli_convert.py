@@ -109,6 +109,8 @@ def test_a_file_made_elsewhere_is_certified_or_refused(source, tmp_path, capsys)
     assert json.loads(file.with_suffix(".json").read_text())["level"] == "f16"
     other = tiny_checkpoints.write("llama-llama3-rope", tmp_path / "other")
     file.with_suffix(".json").unlink()
+    assert run(["convert", "--check", str(source / "config.json"), "--against", str(source)]) == 3
+    assert "not GGUF" in capsys.readouterr().err
     assert run(["convert", "--check", str(file), "--against", str(other)]) == 1
     assert "does not compute what its source does" in capsys.readouterr().err
     assert not file.with_suffix(".json").exists()
@@ -151,12 +153,30 @@ def test_there_and_back_and_there_again(source, tmp_path, capsys):
         (["SOURCE", "--level", "q4_0", "--calibrate", "too few words"], 2, "give one of at least"),
         (["SOURCE", "--imatrix", "no-such-file"], 1, "no-such-file"),
         (["--check", "SOURCE/config.json"], 2, "--check needs --against"),
-        (["--check", "SOURCE/config.json", "--against", "SOURCE"], 3, "not GGUF"),
-        (["SOURCE", "--to", "safetensors"], 1, ""),
+        (["SOURCE", "--to", "safetensors"], 1, "is a folder, not a GGUF file"),
+        (["SOURCE", "--to", "safetensors", "--name", "../x"], 2, "cannot begin files' names"),
+        (["SOURCE", "--to", "safetensors", "--dry-run"], 2, "--dry-run does not go with --to safetensors"),
+        (["SOURCE", "--to", "safetensors", "--imatrix", "x"], 2, "--imatrix does not go with"),
+        (["SOURCE", "--against", "SOURCE"], 2, "--against does not go with making GGUF files"),
+        (["SOURCE", "--check", "x", "--against", "SOURCE"], 2, "SOURCE does not go with --check"),
+        (["SOURCE", "--levels"], 2, "SOURCE does not go with --levels"),
+        (["ADAPTER", "--level", ","], 2, "an adapter is written at one level"),
+        (["ADAPTER", "--level", "f16,f32"], 2, "an adapter is written at one level"),
+        (["ADAPTER", "--dry-run"], 2, "--dry-run does not go with a LoRA adapter"),
+        (["ADAPTER", "--name", "../x", "--base", "SOURCE"], 2, "cannot begin files' names"),
+        (
+            ["SOURCE", "--level", "q4_0", "--calibrate", "no-such-file.txt"],
+            2,
+            "there is no file 'no-such-file.txt'",
+        ),
+        (["SOURCE", "--level", "q4_0", "--calibrate", "words " * 100], 2, "give one of at least"),
     ],
 )
 def test_what_cannot_be_converted_is_one_line_and_leaves_nothing(source, tmp_path, capsys, words, code, line):
-    words = [word.replace("SOURCE", str(source)) for word in words]
+    (adapter := tmp_path / "adapter").mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").touch()
+    words = [word.replace("SOURCE", str(source)).replace("ADAPTER", str(adapter)) for word in words]
     assert run(["convert", *words, "--out", str(tmp_path / "out")]) == code
     error = capsys.readouterr().err
     assert line in error

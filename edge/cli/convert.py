@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from edge.cli import convert_options as options
 from edge.cli import convert_output as output
 from edge.cli.output import emit_json, json_option
 from edge.cli.progress import bars
 from edge.cli.references import complete_ref
 from edge.errors import RequestError
-
-if TYPE_CHECKING:
-    from edge.convert.quantize import Settings
-    from edge.convert.stream import Report
 
 path_option = click.Path(path_type=Path)
 
@@ -90,29 +87,38 @@ def command(
     What was interrupted goes on where it stopped when the same command is given again.
     """
     if list_levels:
+        options.refuse("--levels", only=options.LISTING)
         from edge.convert.level_table import level_table
 
         show(level_table(), output.levels, as_json)
     elif check:
-        from edge.convert.check import check as certify
-
         if not against:
             raise RequestError(
                 "--check needs --against", hint="name the checkpoint that the file was made of"
             )
+        options.refuse("--check", only=options.CHECKING)
+        from edge.convert.check import check as certify
+
         show(certify(check, located(against)), output.certificate, as_json)
     elif source is None:
         raise RequestError("nothing to convert is named", hint="give a folder, a GGUF file or a model's name")
     elif to == "safetensors":
+        options.refuse("--to safetensors", only=options.BACK)
+        options.beginning(name)
         from edge.convert.to_safetensors import to_safetensors
 
-        path = located(source)
-        show(to_safetensors(path, out / (name or path.stem), level=level), output.written, as_json)
+        path, size = located(source), options.buffer_of(max_buffer)
+        dtype = level.strip().lower() if level else None
+        found = to_safetensors(path, out / (name or path.stem), level=dtype, max_buffer=size)
+        show(found, output.written, as_json)
     else:
+        options.beginning(name)
         path = located(source)
         wanted = [part.strip().lower() for part in (level or "f16").split(",") if part.strip()]
-        settings = settings_of(threads, max_buffer, types, output_type, embedding_type, prune_layers)
         if adapter(path):
+            options.refuse("a LoRA adapter", only=options.ADAPTER)
+            if len(wanted) != 1:
+                raise RequestError("an adapter is written at one level", hint="for example --level f16")
             from edge.convert.lora import convert_adapter
             from edge.convert.source import title_of
 
@@ -120,13 +126,15 @@ def command(
             at = located(base) if base else None
             show(convert_adapter(path, target, base=at, level=wanted[0]), output.adapter, as_json)
             return
+        options.refuse("making GGUF files of a model", never=options.FOREIGN)
+        settings = options.settings_of(threads, max_buffer, types, output_type, embedding_type, prune_layers)
         from edge.convert.to_gguf import convert, sizes
 
         if dry_run:
             show(sizes(path, wanted, settings=settings), output.sizes, as_json)
             return
         with bars() as report:
-            settings = weighed(settings, path, imatrix, calibrate, out, name, report)
+            settings = options.weighed(settings, path, imatrix, calibrate, out, name, report)
             made = convert(path, wanted, out, name=name, settings=settings, prove=not no_proof, report=report)
         show(made, output.made, as_json)
 
@@ -148,84 +156,3 @@ def located(source: str) -> Path:
 def adapter(path: Path) -> bool:
     """Whether a folder holds a LoRA adapter, without importing what converts it."""
     return (path / "adapter_config.json").is_file()
-
-
-def settings_of(
-    threads: int | None,
-    max_buffer: str | None,
-    types: tuple[str, ...],
-    output_type: str | None,
-    embedding_type: str | None,
-    prune_layers: str | None,
-) -> Settings:
-    """The options as the library takes them. Raises RequestError for what is malformed."""
-    from edge.convert.quantize import MAX_BUFFER, Settings
-    from edge.planner import parse_size
-
-    return Settings(
-        threads=threads or 0,
-        max_buffer=parse_size(max_buffer) if max_buffer else MAX_BUFFER,
-        tensor_types=tuple(pair(text) for text in types),
-        output_type=output_type,
-        embedding_type=embedding_type,
-        prune_layers=tuple(numbers(prune_layers)) if prune_layers else (),
-    )
-
-
-def weighed(
-    settings: Settings,
-    path: Path,
-    imatrix: Path | None,
-    calibrate: str | None,
-    out: Path,
-    name: str | None,
-    report: Report,
-) -> Settings:
-    """The settings with the importance matrix that was given or is collected now, and kept."""
-    from dataclasses import replace
-
-    from edge.convert import imatrix as files
-
-    if imatrix and calibrate:
-        raise RequestError("--imatrix and --calibrate are both given", hint="one matrix is used")
-    if calibrate:
-        from edge.convert.source import title_of
-        from edge.convert.to_gguf import calibrate as collect
-
-        text, called = text_of(calibrate)
-        importance = collect(path, text, called, out, report=report)
-        imatrix = files.write(importance, out / f"{name or title_of(path)}.imatrix.gguf")
-    elif imatrix:
-        importance = files.read(imatrix)
-    else:
-        return settings
-    return replace(settings, importance=importance.means(), importance_fields=importance.fields(imatrix.name))
-
-
-def text_of(given: str) -> tuple[str, str]:
-    """A calibration text and its name: the content of a file of that name, or the words themselves."""
-    from edge.errors import StoreError
-
-    path = Path(given)
-    try:
-        if len(given) > 1024 or not path.is_file():
-            return given, "text"
-        return path.read_bytes().decode(), path.name  # as it is: other line ends are other tokens
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} cannot be read as text: {error}") from None
-
-
-def pair(text: str) -> tuple[str, str]:
-    """REGEX=TYPE, split at its last equals sign."""
-    pattern, equals, kind = text.rpartition("=")
-    if not (pattern and equals and kind):
-        raise RequestError(f"--tensor-type {text!r} is not REGEX=TYPE", hint="for example ffn_down=q6_K")
-    return pattern, kind
-
-
-def numbers(text: str) -> list[int]:
-    """Layers from a text such as 3,7."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise RequestError(f"--prune-layers {text!r} is no list of layers", hint="for example 3,7") from None
