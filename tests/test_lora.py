@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 import tiny_checkpoints
 from family_files import f32_file, random_weights, relative
+from odd_models import encoder
 from tiny import tiny_llama
 
 import edge
 from edge import gguf_header
 from edge.chat.loaded import load
+from edge.chat.talk import Talk
 from edge.cli import run
+from edge.cli.slash import Desk
+from edge.cli.slash import run as slash
 from edge.convert import lora, numpy_ops
 from edge.convert.families import family_of
 from edge.convert.proof import loaded
@@ -412,6 +416,24 @@ def test_the_command_answers_with_an_adapter(tmp_path, tiny, capsys, monkeypatch
     assert says("--lora", str(file)) != plain
     assert run([verb[0], str(tiny), "the king", "--lora", str(tiny)]) == 3
     assert "no LoRA adapter but a model" in capsys.readouterr().err
+
+
+def test_another_model_goes_without_the_adapter_and_one_that_fails_brings_it_back(
+    tmp_path, tiny, capsys, monkeypatch
+):
+    monkeypatch.setenv("EDGE_HOME", str(tmp_path / "home"))
+    file = adapter_file(tmp_path / "query.gguf", pair(64, 64, "blk.0.attn_q.weight"))
+    with load(str(tiny), lora=[f"{file}:0.5"]) as model:
+        desk = Desk(Talk(model, str(tiny)))
+        with pytest.raises(EngineError, match="does not continue a text"):
+            slash(desk, f"/model {encoder(tmp_path / 'encoder.gguf')}")
+        slash(desk, "/stats")
+        assert "with query.gguf:0.5" in capsys.readouterr().out
+        slash(desk, f"/model {tiny}")
+        told = capsys.readouterr().out
+        assert "goes on without query.gguf" in told
+        assert "with query.gguf:0.5" not in told
+        desk.talk.model.close()
 
 
 @pytest.mark.model

@@ -20,6 +20,7 @@ class LoadedModel:
         settings = dict(plan.advice)
         self.system: str = settings.pop("system", "")
         self.sampling = Sampling(**settings)
+        self.adapters = tuple(adapters)
         self.engine = Engine(plan, adapters)  # last: what fails before it leaves no model in memory
         self.form = template
         self._template: Template | None = None

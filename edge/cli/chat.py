@@ -137,7 +137,7 @@ def open_talk(
     """Say on stderr how the model runs, and take up the turns of `past`."""
     from edge.chat.talk import Talk
 
-    click.echo(model_line(model.plan), err=True)
+    click.echo(printable(model_line(model)), err=True)
     if model.template.reason:
         click.echo(printable(model.template.reason), err=True)
     talk = Talk(model, ref, given)

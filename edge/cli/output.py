@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 if TYPE_CHECKING:
+    from edge.chat.loaded import LoadedModel
     from edge.engine import Timings, Usage
-    from edge.planner import Plan
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
@@ -74,13 +74,14 @@ def timing_line(usage: Usage, timings: Timings) -> str:
     return " · ".join(parts)
 
 
-def model_line(plan: Plan) -> str:
+def model_line(model: LoadedModel) -> str:
     """One line for stderr: what runs, on what, in how much: `smollm2 · Q4_1 · llama.cpp-cpu, 2 threads · …`."""
-    memory = plan.memory
+    plan, memory = model.plan, model.plan.memory
     return " · ".join(
         (
             plan.artifact,
             plan.level,
+            *(f"with {adapter.path.name}:{adapter.scale:g}" for adapter in model.adapters),
             f"{plan.backend}, {plan.threads.decode} threads",
             f"context {plan.context}",
             f"{size(memory.total_bytes)} of {size(memory.available_bytes)}",

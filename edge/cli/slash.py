@@ -48,7 +48,7 @@ def list_commands(_: Desk, __: str) -> None:
 
 
 def change_model(desk: Desk, ref: str) -> None:
-    """Load another model; when that fails the one before comes back."""
+    """Load another model, without the adapters of the one before; when that fails this one comes back."""
     talk = desk.talk
     if ref:
         ref = here(ref)
@@ -61,12 +61,15 @@ def change_model(desk: Desk, ref: str) -> None:
             reason = talk.model.template.reason
         except BaseException:
             talk.model.close()
-            talk.model = LoadedModel(old.plan, template=old.form)
+            talk.model = LoadedModel(old.plan, template=old.form, adapters=old.adapters)
             raise
         talk.ref = ref
         if reason:
             click.echo(printable(reason))
-    click.echo(model_line(talk.model.plan))
+        if old.adapters:  # they were made for the model before
+            names = ", ".join(adapter.path.name for adapter in old.adapters)
+            click.echo(printable(f"goes on without {names}; begin with --lora to add one to this model"))
+    click.echo(printable(model_line(talk.model)))
 
 
 def change_system(desk: Desk, text: str) -> None:
@@ -112,7 +115,7 @@ def clear(desk: Desk, _: str) -> None:
 def statistics(desk: Desk, _: str) -> None:
     """Print what runs, and the last answer's figures."""
     talk = desk.talk
-    click.echo(model_line(talk.model.plan))
+    click.echo(printable(model_line(talk.model)))
     if talk.tally.usage.completion_tokens:
         click.echo(timing_line(talk.tally.usage, talk.tally.timings(talk.model.engine.load_s)))
     kept = f"saved as {talk.saved.name}" if talk.saved else "not saved"
