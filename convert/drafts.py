@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -36,6 +37,11 @@ class Drafts:
         self.journal.write(step + "\n")
         self.journal.flush()
 
+    def steps_done(self, drafts: Mapping[Path, int]) -> frozenset[str]:
+        """`done` where all these drafts are there in these sizes; none where one went, as when it got its name."""
+        whole = all(path.exists() and path.stat().st_size == size for path, size in drafts.items())
+        return self.done if whole else frozenset()
+
 
 @contextmanager
 def drafts(out: Path, title: str, work: Mapping[str, Any]) -> Iterator[Drafts]:
@@ -47,26 +53,59 @@ def drafts(out: Path, title: str, work: Mapping[str, Any]) -> Iterator[Drafts]:
     """
     folder = out / f".{title}.converting"
     with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(exist_ok=True)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        lock = claimed(folder)
+    if lock is None:
+        raise StoreError(
+            f"{title} is being converted into {out} by another process",
+            hint="let it finish, or choose --name",
+        )
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(
-                f"{title} is being converted into {out} by another process",
-                hint="let it finish, or choose --name",
-            ) from None
         try:
             with disk_errors(out), opened(folder, work) as found:
                 yield found
         except (ConversionError, UnsafeFile, RequestError):
-            shutil.rmtree(folder, ignore_errors=True)
+            clear(folder)
             raise
-        shutil.rmtree(folder, ignore_errors=True)
+        clear(folder)
     finally:
         os.close(lock)
+
+
+def claimed(folder: Path) -> int | None:
+    """A descriptor that keeps the folder, made where it is not there, for this process; None where another has it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder / "lock"
+    while True:
+        with suppress(FileNotFoundError):
+            if not stat.S_ISDIR(folder.lstat().st_mode):  # nor a link to one: all in it is removed in the end
+                raise StoreError(f"{folder} is no folder", hint="remove it")
+        try:
+            folder.mkdir(exist_ok=True)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except (FileExistsError, FileNotFoundError):
+            if not folder.parent.is_dir():
+                raise
+            continue  # its owner has just cleared it up
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        # A lock that went with its folder since it was opened keeps nobody away.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                return lock
+        os.close(lock)
+
+
+def clear(folder: Path) -> None:
+    """Remove the folder, the lock after all that it keeps: whoever comes then begins with an empty folder."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.name != "lock":
+                path.unlink()
+        (folder / "lock").unlink()
+        folder.rmdir()
 
 
 @contextmanager
@@ -75,7 +114,7 @@ def opened(folder: Path, work: Mapping[str, Any]) -> Iterator[Drafts]:
     # What was written and not synced is there only until the machine stops.
     facts = json.dumps({**work, "boot": round(psutil.boot_time(), -1)}, sort_keys=True, default=str)
     key, path = hashlib.sha256(facts.encode()).hexdigest(), folder / "journal"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     if not lines or lines[0] != key:
         for old in folder.iterdir():
             if old.name != "lock":

@@ -139,8 +139,6 @@ def certify(path: Path, level: str, reference: Reference, *, exact: bool) -> Cer
 
     Raises ConversionError where a level that loses nothing (`exact`: and was not bent) does not compute the same.
     """
-    from importlib.metadata import version
-
     comparison = compare(outputs(path, reference.texts), reference)
     bound = EXACT.get(level) if exact else None
     # Of many positions few may lie between two choices; of a few texts any may.
@@ -156,11 +154,18 @@ def certify(path: Path, level: str, reference: Reference, *, exact: bool) -> Cer
         bytes=path.stat().st_size,
         sha256=digest(path, lambda step: None),
         source=reference.source,
-        tools={name: version(name) for name in ("edge-runtime", "llama-cpp-python", "gguf", "numpy")},
+        tools=tools(),
         tokenizer=reference.tokenizer,
         tensor_types={tensor.name: tensor.type for tensor in gguf_header.read(path).tensors},
         comparison=comparison,
     )
+
+
+def tools() -> dict[str, str]:
+    """What a file is made with, and its version."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("edge-runtime", "llama-cpp-python", "gguf", "numpy")}
 
 
 def beyond(comparison: Comparison, bound: float, many: bool) -> list[str]:

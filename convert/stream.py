@@ -38,12 +38,13 @@ def stream(
     done = 0
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(settings.workers))
+        finished = folder.steps_done({file.draft: file.head.size for file in files})
         drafts = [stack.enter_context(draft_file(file.draft, file.head)) for file in files]
         for name, values in source.extra.items():
             for file, draft in zip(files, drafts, strict=True):
                 put(draft, values.tobytes(), file.head.places[name])
         for entry in source.entries:
-            if f"tensor {entry.name}" not in folder.done:
+            if f"tensor {entry.name}" not in finished:
                 for file, taken in copied(source, entry, files, drafts, pool, settings):
                     seconds[file.level] += taken
                 folder.finish(f"tensor {entry.name}")

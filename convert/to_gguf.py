@@ -96,22 +96,28 @@ def make(
     for what the disk refuses and for files that are there already, ConversionError for a source that cannot be
     encoded or whose file does not compute the same.
     """
-    for level in wanted:
-        if os.path.lexists(path := out / f"{source.title}-{level}.gguf"):
-            raise StoreError(f"{path} is there already", hint="remove it, or choose --name or --out")
-    work = {"source": source.key, "levels": list(wanted), "settings": key_of(settings), "proof": prove}
+    targets = [out / f"{source.title}-{level}.gguf" for level in wanted]
+    check_free(targets)
+    work = {
+        "source": source.key,
+        "levels": list(wanted),
+        "settings": key_of(settings),
+        "proof": prove,
+        "tools": proof.tools(),  # another llama.cpp may encode otherwise
+    }
     with drafts(out, source.title, work) as folder:
         files = tuple(file_of(source, level, folder.folder, settings, prove) for level in wanted)
         reserve(out, sum(file.head.size for file in files) - folder.written)
         seconds = stream(source, files, folder, settings, report)
         certificates = proofs(source, files, settings, report) if prove else {}
-        for file in files:
+        check_free(targets)  # other programs write, too
+        for file, target in zip(files, targets, strict=True):
             if prove:
-                proof.write(certificates[file.level], out / file.draft.name)
-            name_it(file.draft, out / file.draft.name)
+                proof.write(certificates[file.level], target)
+            name_it(file.draft, target)
     return tuple(
         Made(
-            path=out / file.draft.name,
+            path=target,
             level=file.level,
             bytes=file.head.size,
             bits_per_weight=file.bits_per_weight,
@@ -121,8 +127,15 @@ def make(
             certificate=certificates.get(file.level),
             notes=source.notes,
         )
-        for file in files
+        for file, target in zip(files, targets, strict=True)
     )
+
+
+def check_free(targets: Sequence[Path]) -> None:
+    """Raise StoreError where a file has one of these names."""
+    for path in targets:
+        if os.path.lexists(path):
+            raise StoreError(f"{path} is there already", hint="remove it, or choose --name or --out")
 
 
 def key_of(settings: Settings) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import tiny_checkpoints
 
 from edge import gguf_header
 from edge.cli import run
-from edge.convert import to_gguf
+from edge.convert import stream, to_gguf
 from edge.convert.checkpoint import Checkpoint
 from edge.convert.drafts import drafts, reserve
 from edge.convert.safetensors import Writer, read_header
@@ -243,3 +244,75 @@ def test_a_lock_that_another_program_holds_is_respected(tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(StoreError, match="another process"), drafts(tmp_path, "model", {}):
             pass
+
+
+def test_one_at_a_time_also_while_another_clears_up(tmp_path):
+    """The lock is a file in a folder that goes with it: whoever waits must not hold the lock of a folder that went."""
+    met, refusals = [], set()
+
+    def convert_often():
+        for _ in range(400):
+            try:
+                with drafts(tmp_path, "model", {}) as held:
+                    os.close(os.open(held.folder / "mine", os.O_CREAT | os.O_EXCL))
+                    held.finish("one")
+                    assert (held.folder / "journal").read_text().endswith("one\n")
+                    (held.folder / "mine").unlink()
+                    met.append(held)
+            except StoreError as error:
+                refusals.add(str(error))
+
+    with ThreadPoolExecutor(4) as pool:
+        for task in [pool.submit(convert_often) for _ in range(4)]:
+            task.result()
+    assert met
+    assert all("being converted" in refusal for refusal in refusals)
+    assert not (tmp_path / ".model.converting").exists()
+
+
+def test_a_name_cut_off_while_files_get_theirs_is_made_again_whole(source, tmp_path, monkeypatch):
+    """All is written, one of two files has its name: killed there, the other's draft is all that is left."""
+    out, named = tmp_path / "out", []
+
+    def name_one(draft, final):
+        if named:
+            raise KeyboardInterrupt
+        named.append(final)
+        draft.replace(final)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(to_gguf, "name_it", name_one)
+        with pytest.raises(KeyboardInterrupt):
+            to_gguf.convert(source, ["q8_0", "q4_0"], out, prove=False)
+    whole = named[0].read_bytes()
+    with pytest.raises(StoreError, match="is there already"):
+        to_gguf.convert(source, ["q8_0", "q4_0"], out, prove=False)
+    named[0].unlink()
+    again = to_gguf.convert(source, ["q8_0", "q4_0"], out, prove=False)
+    assert again[0].path.read_bytes() == whole
+
+
+def test_a_file_that_came_meanwhile_is_kept(source, tmp_path, monkeypatch):
+    there = tmp_path / "out" / "model-f16.gguf"
+
+    def other_program(*args):
+        there.write_bytes(b"mine")
+        return stream.stream(*args)
+
+    monkeypatch.setattr(to_gguf, "stream", other_program)
+    with pytest.raises(StoreError, match="is there already"):
+        to_gguf.convert(source, ["f16"], tmp_path / "out", prove=False)
+    assert there.read_bytes() == b"mine"
+    there.unlink()
+    monkeypatch.undo()
+    assert to_gguf.convert(source, ["f16"], tmp_path / "out", prove=False)
+
+
+def test_a_link_in_the_drafts_place_is_not_followed(tmp_path):
+    """All in the drafts' folder is removed in the end."""
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "letter").write_bytes(b"mine")
+    (tmp_path / ".model.converting").symlink_to(tmp_path / "papers")
+    with pytest.raises(StoreError, match="is no folder"), drafts(tmp_path, "model", {}):
+        pass
+    assert (tmp_path / "papers" / "letter").read_bytes() == b"mine"
