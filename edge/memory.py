@@ -29,6 +29,9 @@ MERGE_BYTES = 130  # a byte-pair merge in the same
 # Every how many layers one looks at the whole context, where the header does not say
 # (llama.cpp src/models/*.cpp, load_swa_pattern).
 FULL_ATTENTION_EVERY = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "cohere2": 4, "exaone4": 4, "gpt-oss": 2}
+# What sees its whole text at once, and keeps nothing of it (llama.cpp src/llama-model.cpp, create_memory);
+# so do all whose name has `bert`.
+WITHOUT_CACHE = {"gemma-embedding", "wavtokenizer-dec", "dream", "llada", "llada-moe", "rnd1"}
 X86_REPACKED = {"AVX2": {"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"}, "AVX-512": {"Q2_K"}}
 ARM_REPACKED = {"dotprod": {"Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL", "MXFP4"}}
 
@@ -78,7 +81,12 @@ def weights_bytes(header: Header, isa: Sequence[str]) -> int:
 
 
 def kv_bytes(header: Header, context: int, sequences: int = 1) -> int:
-    """f16 keys and values, cells × heads × head size, over the layers; and the f32 states of recurrent layers."""
+    """f16 keys and values, cells × heads × head size, over the layers; and the f32 states of recurrent layers.
+
+    0 for an encoder, which has no cache.
+    """
+    if not has_cache(header):
+        return 0
     heads = header.per_layer("{arch}.attention.head_count", default=0)
     kv_heads = header.per_layer("{arch}.attention.head_count_kv", default=heads[0])
     default_head = header.get("{arch}.embedding_length", int) // max(1, heads[0])
@@ -89,6 +97,11 @@ def kv_bytes(header: Header, context: int, sequences: int = 1) -> int:
         for cells, layer_heads in zip(layer_cells(header, context, sequences), kv_heads, strict=True)
     )
     return keys_and_values + kv_heads.count(0) * sequences * state_elements(header) * 4
+
+
+def has_cache(header: Header) -> bool:
+    """Whether llama.cpp opens a KV cache for the architecture: encoders and diffusion models have none."""
+    return "bert" not in header.architecture and header.architecture not in WITHOUT_CACHE
 
 
 def state_elements(header: Header) -> int:

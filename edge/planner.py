@@ -14,7 +14,7 @@ from edge import gguf_header, store
 from edge.errors import BadGGUF, DoesNotFit, RequestError, UnsafeFile
 from edge.gguf_header import Header
 from edge.machine import Host, Rejected, host
-from edge.memory import CELL_PADDING, MIB, Memory, predict
+from edge.memory import CELL_PADDING, MIB, Memory, has_cache, predict
 from edge.store.checkpoints import is_adapter
 
 # Room for a conversation without paying for a long document; `ctx` asks for another.
@@ -120,7 +120,7 @@ def plan(
         memory=needed,
         fits=fits,
         nearest="" if fits else nearest_fit(context, need),
-        reasons=(threads_reason, context_reason),
+        reasons=(threads_reason, context_reason, *refusals(header)),
         advice=model.advice,
     )
 
@@ -139,6 +139,11 @@ def read_artifact(model: store.Model) -> Header:
             f"{model.name} is not a GGUF file ({model.path.name})", hint="chat and generate run GGUF models"
         )
     first = gguf_header.read(model.path)
+    if first.get("general.type", str, "model") == "adapter":
+        raise RequestError(
+            f"{model.name} is not a model but an adapter of one",
+            hint="name the model, and this file after --lora",
+        )
     if first.split_count == 1:
         return first
     if len(model.files) != first.split_count:
@@ -152,6 +157,14 @@ def read_artifact(model: store.Model) -> Header:
         tensors=tuple(tensor for part in parts for tensor in part.tensors),
         file_bytes=sum(part.file_bytes for part in parts),
     )
+
+
+def refusals(header: Header) -> tuple[str, ...]:
+    """What fits is not always of use: the reason why `chat` and `generate` refuse an encoder once it is loaded."""
+    causal = header.get("{arch}.attention.causal", bool, True)
+    if has_cache(header) and causal and header.architecture not in ("t5", "t5encoder"):
+        return ()
+    return (f"no text: {header.architecture} does not continue one, so chat and generate refuse it",)
 
 
 def choose_context(header: Header, asked: int | None) -> tuple[int, str, tuple[Rejected, ...]]:

@@ -8,6 +8,7 @@ import sys
 import uuid
 from pathlib import Path
 
+import gguf
 import pytest
 from odd_models import encoder
 from tiny import tiny_llama
@@ -88,7 +89,20 @@ def test_what_is_no_gguf_file_is_refused(tmp_path, capsys):
     (tmp_path / "model.onnx").write_bytes(b"\x08\x07" + bytes(100))
     assert run(["plan", str(tmp_path / "model.onnx")]) == 2
     assert "is not a GGUF file" in capsys.readouterr().err
+    writer = gguf.GGUFWriter(tmp_path / "adapter.gguf", "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert run(["plan", str(tmp_path / "adapter.gguf")]) == 2
+    assert "is not a model but an adapter" in capsys.readouterr().err
+
+
+def test_a_plan_of_an_encoder_counts_no_cache_and_says_that_it_answers_nothing(tmp_path, capsys):
     assert run(["plan", str(encoder(tmp_path / "encoder.gguf"))]) == 0  # a plan is about memory
+    said = capsys.readouterr().out
+    assert "KV cache  0 B" in said
+    assert "bert does not continue one, so chat and generate refuse it" in said
 
 
 def test_chat_and_generate_refuse_what_does_not_fit_with_the_line_of_plan(model, memory_group):
