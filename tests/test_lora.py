@@ -385,7 +385,11 @@ def test_a_scale_stands_after_the_last_colon(tmp_path):
     odd = adapter_file(tmp_path / "a:2", pair(64, 64))
     assert (adapters.adapter_of(str(odd)).path, adapters.adapter_of(str(odd)).scale) == (odd, 1.0)
     assert (adapters.adapter_of(f"{odd}:-0.5").path, adapters.adapter_of(f"{odd}:-0.5").scale) == (odd, -0.5)
-    for text, words in ((f"{odd}:much", "'much' is no scale"), (f"{odd}:nan", "is nan")):
+    for text, words in (
+        (f"{odd}:much", "'much' is no scale"),
+        (f"{odd}:nan", "is nan"),
+        (f"{odd}:1e39", "is 1e.39"),
+    ):
         with pytest.raises(RequestError, match=words):
             adapters.adapter_of(text)
     with pytest.raises(ModelNotFound, match="there is no adapter"):

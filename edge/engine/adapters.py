@@ -48,7 +48,7 @@ def adapter_of(text: str) -> Adapter:
             raise RequestError(
                 f"{tail[:40]!r} is no scale", hint="write --lora FILE or --lora FILE:0.5"
             ) from None
-    if not math.isfinite(scale):
+    if not math.isfinite(ctypes.c_float(scale).value):  # llama.cpp keeps it as one
         raise RequestError(
             f"the scale of {path.name} is {scale}", hint="write --lora FILE or --lora FILE:0.5"
         )
