@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from edge.errors import ConversionError
+
 from .ggml_types import NUMBERS, SIZES
 
 UINT8, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, INT64 = 0, 4, 5, 6, 7, 8, 9, 11
@@ -72,11 +74,18 @@ def head(fields: Mapping[str, Any], entries: Sequence[Entry]) -> Head:
     """Metadata and tensors in the order given.
 
     A value is a bool, an int (u32 where it fits, else i64), a float (f32), a str, bytes (u8), Packed, or a list of
-    str, int (i32) or float; bools in a list stay bools.
+    str, int (i32) or float; bools in a list stay bools. Raises ConversionError for one that these do not hold.
     """
     parts = [b"GGUF", struct.pack("<IQQ", 3, len(entries), len(fields))]
     for key, value in fields.items():
-        parts += [_string(key), _value(value)]
+        try:
+            parts += [_string(key), _value(value)]
+        except (
+            OverflowError,
+            UnicodeEncodeError,
+            struct.error,
+        ) as error:  # half a surrogate pair, 1e300, 2⁶⁴
+            raise ConversionError(f"a GGUF file cannot hold the checkpoint's {key}: {error}") from None
     offset = 0
     offsets: dict[str, int] = {}
     for entry in entries:

@@ -150,7 +150,7 @@ def test_the_table_has_as_many_weights_as_the_real_model(name):
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope scaling 'dynamic'"),
         (
             {"rope_scaling": {"type": "yarn", "factor": 2.0}},
-            "lacks a usable 'original_max_position_embeddings'",
+            "no usable original_max_position_embeddings",
         ),
         ({"rope_scaling": {**YARN, "beta_fast": 16}}, "has beta_fast 16"),
         ({"rope_scaling": {**YARN, "truncate": False}}, "has truncate False"),

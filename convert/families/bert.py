@@ -8,7 +8,7 @@ from typing import Any
 from edge.gguf_header import Header
 
 from . import encoder_config
-from .config import need
+from .config import layers_of, need
 from .encoder import extra_tensors, forward, head_weights, metadata, notes, renamed, weights, whole_fields
 from .encoder_config import Config, Head, Names, task_of
 from .encoder_header import config_fields
@@ -55,7 +55,7 @@ def rename(name: str) -> str:
 def read_config(raw: Mapping[str, Any]) -> Config:
     """The configuration out of config.json. Raises ConversionError for what is missing or not supported."""
     sizes = {
-        "layers": need(raw, "num_hidden_layers"),
+        "layers": layers_of(raw),
         "width": need(raw, "hidden_size"),
         "inner": need(raw, "intermediate_size"),
         "heads": need(raw, "num_attention_heads"),

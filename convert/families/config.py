@@ -7,17 +7,29 @@ from typing import Any
 
 from edge.errors import ConversionError
 
+MOST: dict[type[int | float], float] = {int: (1 << 31) - 1, float: 3.4e38}  # llama.cpp's ints, GGUF's f32
+MOST_LAYERS = 512  # llama.cpp, LLAMA_MAX_LAYERS: it ends the process at more
 
-def need(raw: Mapping[str, Any], key: str, kind: type[int | float] = int) -> Any:
-    """A number above 0. Raises ConversionError where it is missing or is something else."""
-    value = raw.get(key)
+
+def need(
+    raw: Mapping[str, Any], key: str, kind: type[int | float] = int, *, most: float | None = None
+) -> Any:
+    """A number of the kind above 0. Raises ConversionError where it is missing, something else or beyond `most`."""
+    value, most = raw.get(key), MOST[kind] if most is None else most
     if isinstance(value, bool) or not isinstance(value, (int, kind)):
         raise ConversionError(
-            f"config.json has no usable {key} ({value!r})", hint="the checkpoint is incomplete"
+            f"config.json has no usable {key} ({value!r:.60})", hint="the checkpoint is incomplete"
         )
-    if not value > 0:
-        raise ConversionError(f"config.json says {key} is {value}", hint="it has to be above 0")
-    return value
+    if not 0 < value <= most:
+        raise ConversionError(
+            f"config.json says {key} is {value}", hint=f"it has to be above 0 and at most {most:g}"
+        )
+    return kind(value)
+
+
+def layers_of(raw: Mapping[str, Any], key: str = "num_hidden_layers") -> int:
+    """How many layers. Raises ConversionError for more than llama.cpp has."""
+    return int(need(raw, key, most=MOST_LAYERS))
 
 
 def given(raw: Mapping[str, Any], key: str, default: int) -> int:
@@ -37,6 +49,16 @@ def grouped_heads(raw: Mapping[str, Any]) -> tuple[int, int]:
     return heads, kv_heads
 
 
+def head_size_of(raw: Mapping[str, Any], usual: int) -> int:
+    """Elements of a head, `usual` unless config.json says it. Raises ConversionError where they are no pairs."""
+    size = given(raw, "head_dim", usual)
+    if size < 2 or size % 2:
+        raise ConversionError(
+            f"config.json makes heads of {size} elements", hint="pairs of elements rotate, one at least"
+        )
+    return size
+
+
 def rope_of(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], str, float]:
     """The keys that describe the rotations' stretching, its kind (`default` is none) and the rotations' base.
 
@@ -44,7 +66,9 @@ def rope_of(raw: Mapping[str, Any]) -> tuple[Mapping[str, Any], str, float]:
     """
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     if not isinstance(rope, Mapping):
-        raise ConversionError(f"config.json's rope scaling is {rope!r}", hint="the checkpoint is incomplete")
+        raise ConversionError(
+            f"config.json's rope scaling is {rope!r:.60}", hint="the checkpoint is incomplete"
+        )
     base = need(
         {"rope_theta": rope.get("rope_theta") or raw.get("rope_theta") or 10000.0}, "rope_theta", float
     )

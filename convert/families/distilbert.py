@@ -7,7 +7,7 @@ from typing import Any
 
 from . import encoder_config
 from .bert import config_json
-from .config import need
+from .config import layers_of, need
 from .encoder import extra_tensors, forward, head_weights, metadata, notes, renamed, weights, whole_fields
 from .encoder_config import Config, Head, Names, task_of
 
@@ -52,7 +52,7 @@ def rename(name: str) -> str:
 def read_config(raw: Mapping[str, Any]) -> Config:
     """The configuration out of config.json. Raises ConversionError for what is missing or not supported."""
     sizes = {
-        "layers": need(raw, "n_layers"),
+        "layers": layers_of(raw, "n_layers"),
         "width": need(raw, "dim"),
         "inner": need(raw, "hidden_dim"),
         "heads": need(raw, "n_heads"),

@@ -13,6 +13,7 @@ from .config import need
 # How hidden states become one vector, with llama.cpp's number for it (enum llama_pooling_type)
 POOLINGS = {"none": 0, "mean": 1, "cls": 2, "last": 3}
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh"}
+MOST_LABELS = 1 << 16
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 # What a class does; the first part of its name is the family's.
 TASKS = {
@@ -105,9 +106,10 @@ def read(
     Raises ConversionError for what is missing, contradicts itself or is not supported.
     """
     task = task_of(raw)
-    if raw.get(activation, "gelu") not in ACTIVATIONS:
+    function = raw.get(activation, "gelu")
+    if not isinstance(function, str) or function not in ACTIVATIONS:
         raise ConversionError(
-            f"{activation} is {raw[activation]!r}", hint="llama.cpp computes this family with gelu only"
+            f"{activation} is {function!r:.60}", hint="llama.cpp computes this family with gelu only"
         )
     if raw.get("position_embedding_type", "absolute") != "absolute":
         raise ConversionError(
@@ -135,7 +137,7 @@ def read(
         head=head,
         vocabulary=need(raw, "vocab_size"),
         epsilon=epsilon,
-        activation=ACTIVATIONS[raw.get(activation, "gelu")],
+        activation=ACTIVATIONS[function],
         pooling={"classification": "cls", "tokens": "none"}.get(task) or folder.get("pooling", "none"),
         normalize=task == "embedding" and bool(folder.get("normalize")),
         reads=folder.get("reads", 0),
@@ -152,7 +154,7 @@ def labels(raw: Mapping[str, Any]) -> tuple[str, ...]:
     """
     named = raw.get("id2label")
     if named is None:
-        count = need(raw, "num_labels") if "num_labels" in raw else 2
+        count = need(raw, "num_labels", most=MOST_LABELS) if "num_labels" in raw else 2
         return tuple(f"LABEL_{index}" for index in range(count))
     if (
         not isinstance(named, Mapping)

@@ -9,7 +9,7 @@ from typing import Any
 from edge.errors import ConversionError
 from edge.gguf_header import Header
 
-from .config import need
+from .config import grouped_heads, head_size_of, layers_of, need
 from .from_header import Read, number, rope_fields, same_in_all_layers, shapes, vocabulary, without
 from .rope import Rope, read_rope
 
@@ -89,17 +89,18 @@ def read_config(raw: Mapping[str, Any]) -> Config:
         raw = {"tie_word_embeddings": raw.get("tie_word_embeddings", True), **inside}
     raw = {**DEFAULTS[architecture], **raw}
     generation = 2 if architecture == "Gemma2ForCausalLM" else 3
-    layers = need(raw, "num_hidden_layers")
+    layers = layers_of(raw)
     sliding = sliding_layers(raw, layers, PERIOD[generation])
     rope, local_rope = ropes(raw, generation)
+    heads, kv_heads = grouped_heads(raw)
     config = Config(
         generation=generation,
         layers=layers,
         width=need(raw, "hidden_size"),
         inner=need(raw, "intermediate_size"),
-        heads=need(raw, "num_attention_heads"),
-        kv_heads=need(raw, "num_key_value_heads"),
-        head_size=need(raw, "head_dim"),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_size=head_size_of(raw, 256),
         vocabulary=need(raw, "vocab_size"),
         context=need(raw, "max_position_embeddings"),
         epsilon=need(raw, "rms_norm_eps", float),

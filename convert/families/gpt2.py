@@ -15,7 +15,7 @@ import numpy as np
 from edge.errors import ConversionError
 from edge.gguf_header import Header
 
-from .config import given, need
+from .config import given, layers_of, need
 from .from_header import Read, number, same_in_all_layers, shapes, vocabulary, without
 from .weight import Array, Layout, Weight
 
@@ -66,7 +66,7 @@ def read_config(raw: Mapping[str, Any]) -> Config:
     if width % heads:
         raise ConversionError(f"n_embd {width} is no multiple of n_head {heads}", hint="it has to be")
     return Config(
-        layers=need(raw, "n_layer"),
+        layers=layers_of(raw, "n_layer"),
         width=width,
         inner=given(raw, "n_inner", 4 * width),
         heads=heads,

@@ -15,7 +15,7 @@ import numpy as np
 from edge.errors import ConversionError
 from edge.gguf_header import Header
 
-from .config import need
+from .config import given, grouped_heads, head_size_of, layers_of, need
 from .from_header import Read, number, rope_fields, same_in_all_layers, shapes, vocabulary, without
 from .rope import Rope, read_rope
 from .weight import Array, Weight, rope_rows
@@ -52,24 +52,23 @@ class Config:
 
 def read_config(raw: Mapping[str, Any]) -> Config:
     """The configuration out of config.json. Raises ConversionError for what is missing or not supported."""
-
     if raw.get("hidden_act", "silu") != "silu":
         raise ConversionError(
             f"hidden_act is {raw['hidden_act']!r}", hint="this family is known with silu only"
         )
-    heads, width = need(raw, "num_attention_heads"), need(raw, "hidden_size")
+    (heads, kv_heads), width = grouped_heads(raw), need(raw, "hidden_size")
     return Config(
-        layers=need(raw, "num_hidden_layers"),
+        layers=layers_of(raw),
         width=width,
         inner=need(raw, "intermediate_size"),
         heads=heads,
-        kv_heads=raw.get("num_key_value_heads") or heads,
-        head_size=raw.get("head_dim") or width // heads,
+        kv_heads=kv_heads,
+        head_size=head_size_of(raw, width // heads),
         vocabulary=need(raw, "vocab_size"),
         context=need(raw, "max_position_embeddings"),
         epsilon=need(raw, "rms_norm_eps", float),
         rope=read_rope(raw),
-        window=raw.get("sliding_window") or None,
+        window=given(raw, "sliding_window", 0) or None,
         tied=bool(raw.get("tie_word_embeddings", False)),
         attention_bias=bool(raw.get("attention_bias", False)),
         mlp_bias=bool(raw.get("mlp_bias", False)),

@@ -58,18 +58,19 @@ def read_longrope(raw: Mapping[str, Any], size: int, context: int) -> LongRope |
     original = need({key: rope.get(key) if raw.get(key) is None else raw[key]}, key)
     try:
         short, long = (tuple(decimal(float(x)) for x in rope[key]) for key in ("short_factor", "long_factor"))
-        scale = rope.get("attention_factor")
-        if scale is None:
-            scale = usual_scale(float(rope.get("factor") or context / original), original)
-        found = LongRope(base, short, long, original, float(scale))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ConversionError(f"config.json's rope scaling {kind!r} lacks a usable {error}") from None
-    if {len(short), len(long)} != {size // 2} or min(*short, *long, found.scale) <= 0:
+    if rope.get("attention_factor") is not None:
+        scale = need(rope, "attention_factor", float)
+    else:
+        factor = need(rope, "factor", float) if rope.get("factor") else context / original
+        scale = usual_scale(factor, original)
+    if {len(short), len(long)} != {size // 2} or not all(0 < x < math.inf for x in (*short, *long)):
         raise ConversionError(
             f"config.json has {len(short)} short and {len(long)} long rope factors",
             hint=f"{size // 2} of each are needed, above 0",
         )
-    return found
+    return LongRope(base, short, long, original, scale)
 
 
 def usual_scale(factor: float, original_context: int) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 from edge.errors import ConversionError
 from edge.gguf_header import Header
 
-from .config import given, grouped_heads, need, rope_of
+from .config import given, grouped_heads, layers_of, need, rope_of
 from .from_header import Read, number, same_in_all_layers, shapes, vocabulary, without
 from .longrope import LONG, LongRope, longrope_fields, longrope_metadata, longrope_tensors, read_longrope
 from .rope import Rope
@@ -84,7 +84,7 @@ def read_config(raw: Mapping[str, Any]) -> Config:
     context = need(raw, "max_position_embeddings")
     longrope = read_longrope(raw, rotated, context)
     return Config(
-        layers=need(raw, "num_hidden_layers"),
+        layers=layers_of(raw),
         width=width,
         inner=need(raw, "intermediate_size"),
         heads=heads,

@@ -13,7 +13,7 @@ from typing import Any
 from edge.errors import ConversionError
 from edge.gguf_header import Header
 
-from .config import given, grouped_heads, need, rope_of
+from .config import grouped_heads, head_size_of, layers_of, need, rope_of
 from .from_header import Read, number, rope_fields, same_in_all_layers, shapes, vocabulary, without
 from .rope import Rope, read_rope
 from .weight import Array, Weight
@@ -64,14 +64,10 @@ def read_config(raw: Mapping[str, Any]) -> Config:
         )
     if architecture == "qwen3" and raw.get("attention_bias"):
         raise ConversionError("attention_bias is true", hint="llama.cpp's qwen3 has no place for all of them")
-    (heads, kv_heads), width, layers = (
-        grouped_heads(raw),
-        need(raw, "hidden_size"),
-        need(raw, "num_hidden_layers"),
-    )
+    (heads, kv_heads), width, layers = grouped_heads(raw), need(raw, "hidden_size"), layers_of(raw)
     # transformers' Qwen3 has heads of 128 unless told, Qwen2's divide the model
     usual = 128 if architecture == "qwen3" and "head_dim" not in raw else width // heads
-    head_size = given(raw, "head_dim", usual)
+    head_size = head_size_of(raw, usual)
     if architecture == "qwen2" and heads * head_size != width:
         raise ConversionError(
             f"{heads} heads of {head_size} are not as wide as the model, {width}",

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import bert, encoder_config
 from .bert import config_json
-from .config import need
+from .config import layers_of, need
 from .encoder import extra_tensors, forward, head_weights, metadata, notes, renamed, weights, whole_fields
 from .encoder_config import Config, Head, task_of
 
@@ -44,7 +44,7 @@ def read_config(raw: Mapping[str, Any]) -> Config:
     padding = raw.get("pad_token_id")
     offset = (padding if isinstance(padding, int) and padding >= 0 else 1) + 1
     sizes = {
-        "layers": need(raw, "num_hidden_layers"),
+        "layers": layers_of(raw),
         "width": need(raw, "hidden_size"),
         "inner": need(raw, "intermediate_size"),
         "heads": need(raw, "num_attention_heads"),

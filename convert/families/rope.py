@@ -11,6 +11,7 @@ import numpy as np
 
 from edge.errors import ConversionError
 
+from .config import need, rope_of
 from .weight import Array
 
 
@@ -54,23 +55,23 @@ class Rope:
 
 
 def read_rope(raw: Mapping[str, Any]) -> Rope:
-    """Since version 5 transformers writes all under rope_parameters. Raises ConversionError for other scalings."""
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    try:
-        base = float(rope.get("rope_theta") or raw.get("rope_theta") or 10000.0)
-        if kind == "default":
-            return Rope(base)
-        if kind == "linear":
-            return Rope(base, linear=float(rope["factor"]))
-        if kind == "llama3":
-            stretch = Llama3Rope(
-                float(rope["factor"]),
-                float(rope["low_freq_factor"]),
-                float(rope["high_freq_factor"]),
-                int(rope["original_max_position_embeddings"]),
+    """Out of config.json. Raises ConversionError for what is missing or not possible, and for other scalings."""
+    rope, kind, base = rope_of(raw)
+    if kind == "default":
+        return Rope(base)
+    if kind == "linear":
+        return Rope(base, linear=need(rope, "factor", float))
+    if kind == "llama3":
+        stretch = Llama3Rope(
+            need(rope, "factor", float),
+            need(rope, "low_freq_factor", float),
+            need(rope, "high_freq_factor", float),
+            need(rope, "original_max_position_embeddings"),
+        )
+        if stretch.high_freq_factor <= stretch.low_freq_factor:
+            raise ConversionError(
+                f"config.json's rope scaling has high_freq_factor {stretch.high_freq_factor:g}",
+                hint=f"it has to be above low_freq_factor, {stretch.low_freq_factor:g}",
             )
-            return Rope(base, llama3=stretch)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConversionError(f"config.json's rope scaling {kind!r} lacks a usable {error}") from None
+        return Rope(base, llama3=stretch)
     raise ConversionError(f"rope scaling {kind!r} is not known for this family", hint="known: linear, llama3")

@@ -12,7 +12,7 @@ import numpy as np
 from edge.errors import ConversionError
 from edge.gguf_header import Header
 
-from .config import rope_of
+from .config import need, rope_of
 from .from_header import number
 from .rope import Rope
 from .weight import Array
@@ -20,6 +20,7 @@ from .weight import Array
 # Rotations within the trained context above which a frequency stays, below which it is divided by the factor:
 # the paper's values. GGUF has keys for others, but llama.cpp reads them for few architectures.
 FAST, SLOW = 32.0, 1.0
+MOST_FACTOR = 1 << 10  # the largest known is 32
 
 
 @dataclass(frozen=True)
@@ -66,17 +67,13 @@ def read_yarn(raw: Mapping[str, Any]) -> Yarn:
                 f"config.json's rope scaling has {key} {rope[key]!r}",
                 hint="llama.cpp computes yarn for this family without it",
             )
-    try:
-        attention = rope.get("attention_factor")
-        found = Yarn(
-            base=base,
-            factor=float(rope["factor"]),
-            original_context=int(rope["original_max_position_embeddings"]),
-            attention=None if attention is None else float(attention),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConversionError(f"config.json's rope scaling 'yarn' lacks a usable {error}") from None
-    if not (found.factor >= 1 and found.original_context > 0 and found.scale > 0 and found.base > 1):
+    found = Yarn(
+        base=base,
+        factor=need(rope, "factor", float, most=MOST_FACTOR),
+        original_context=need(rope, "original_max_position_embeddings"),
+        attention=None if rope.get("attention_factor") is None else need(rope, "attention_factor", float),
+    )
+    if found.factor < 1 or found.base <= 1:
         raise ConversionError(f"config.json's rope scaling {dict(rope)} is not possible")
     return found
 
