@@ -36,6 +36,8 @@ def check(path: Path, levels: int) -> None:
         raise RequestError("there is no level to draw", hint="name level files after the base")
     if path.suffix.lower() != ".png":
         raise RequestError(f"{path} is no name of a PNG file", hint="let it end in .png")
+    if path.is_dir():
+        raise RequestError(f"{path} is a folder", hint="give another --plot")
     if not path.parent.is_dir():
         raise RequestError(f"there is no folder {path.parent}", hint="make it first")
 

@@ -25,6 +25,7 @@ from .speed import CONTEXT, DECODE_TOKENS, PREFILL_TOKENS, SHORT_PROMPT, Speed, 
 
 REPETITIONS = 3  # counted ones, after one that warms up
 SHORTEST = 16  # tokens of context
+MOST_NATS = 700  # a token; the exponential of more than 709 is no float64
 
 # what is done, how much of it, of how much
 Progress = Callable[[str, int, int], None]
@@ -157,17 +158,14 @@ def side_by_side(plans: Sequence[Plan], words: str, limit: int | None, progress:
                 at += len(block[0])
         progress(doing, len(chunks), len(chunks))
     nll = np.concatenate([part.nll for part in parts], axis=1)
-    for decided, numbers in zip(plans, nll, strict=True):
-        if not np.isfinite(numbers).all():
+    kld = np.concatenate([part.kld for part in parts], axis=1)
+    for decided, numbers in zip(plans, [nll[0], *map(np.append, nll[1:], kld)], strict=True):
+        if not np.isfinite(numbers).all() or numbers.mean() > MOST_NATS:
             raise EngineError(
-                f"{decided.artifact} gives logits that are no numbers",
+                f"{decided.artifact} gives logits that are no numbers, or too large to be probabilities",
                 hint="its weights are damaged; make it again",
             )
-    return Scores(
-        nll,
-        np.concatenate([part.kld for part in parts], axis=1),
-        np.concatenate([part.same_top for part in parts], axis=1),
-    )
+    return Scores(nll, kld, np.concatenate([part.same_top for part in parts], axis=1))
 
 
 def check_vocabulary(base: Engine, level: Engine, words: str, ids: Sequence[int]) -> None:

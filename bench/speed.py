@@ -107,9 +107,16 @@ class Worker:
             pass
 
     def turn(self, number: int, prompt: int = PREFILL_TOKENS, new: int = DECODE_TOKENS) -> dict[str, float]:
-        """One prefill of `prompt` tokens and one decode of `new`, as rates."""
+        """One prefill of `prompt` tokens and one decode of `new` (more than 1), as rates.
+
+        Raises EngineError where the runtime ends, or its answer after one token.
+        """
         first = self._order(prompt, 1, 2 * number)
         long = self._order(SHORT_PROMPT, new, 2 * number + 1)
+        if long["tokens"] < 2:
+            raise EngineError(
+                f"{self._runtime} ended its answer after one token", hint="measure another model"
+            )
         return {
             "prefill_tps": prompt / first["ttft_s"],
             "decode_tps": (long["tokens"] - 1) / (long["total_s"] - long["ttft_s"]),

@@ -241,11 +241,22 @@ def test_what_cannot_be_measured_is_said(base, text, tmp_path, monkeypatch):
 
 def test_weights_that_are_no_numbers_are_an_error(base, text, tmp_path):
     damaged = tmp_path / "damaged.gguf"
-    data = bytearray(base.read_bytes())
-    data[-4096:] = np.full(1024, np.nan, dtype=np.float32).tobytes()  # of the output matrix
-    damaged.write_bytes(data)
-    with pytest.raises(EngineError, match="damaged gives logits that are no numbers"):
-        quality(str(damaged), (), text, ctx=64)
+    for number in (np.nan, 1e30):
+        data = bytearray(base.read_bytes())
+        data[-4096:] = np.full(1024, number, dtype=np.float32).tobytes()  # of the output matrix
+        damaged.write_bytes(data)
+        with pytest.raises(EngineError, match="damaged gives logits that are no numbers"):
+            quality(str(damaged), (), text, ctx=64)
+
+
+def test_a_model_that_ends_every_answer_at_once_has_a_speed(base, text, tmp_path, monkeypatch):
+    hurry(monkeypatch)
+    silent = bytearray(base.read_bytes())
+    silent[-320 * 64 * 4 :] = bytes(320 * 64 * 4)  # all logits 0: the first token, which ends a text, wins
+    (tmp_path / "silent.gguf").write_bytes(silent)
+    (row,) = quality(str(tmp_path / "silent.gguf"), (), text, ctx=64).rows
+    assert row.perplexity == pytest.approx(320)
+    assert row.decode_tps > 0
 
 
 def test_levels_are_loaded_together_as_far_as_memory_goes(base):
@@ -273,10 +284,12 @@ def test_the_line_of_the_picture_joins_what_no_smaller_file_beats(tmp_path):
 
 def test_a_picture_that_cannot_be_drawn_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
+    (tmp_path / "folder.png").mkdir()
     for path, levels, words in (
         (tmp_path / "p.jpg", 1, "no name of a PNG file"),
         (tmp_path / "none" / "p.png", 1, "there is no folder"),
         (tmp_path / "p.png", 0, "there is no level to draw"),
+        (tmp_path / "folder.png", 1, "is a folder"),
     ):
         with pytest.raises(RequestError, match=words):
             plot.check(path, levels)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge.cli.output import emit_json, json_option
+from edge.cli.output import emit_json, json_option, printable
 from edge.cli.progress import bars
 from edge.cli.references import complete_ref
 
@@ -58,7 +58,7 @@ def quality(
     if as_json:
         emit_json(report)
     else:
-        click.echo(markdown(report))
+        click.echo(printable(markdown(report)))
 
 
 HEADER = (
