@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 
+import gguf
 import pytest
 import tiny_checkpoints
 from tiny import tiny_llama
@@ -101,6 +102,7 @@ BAD = {
     "infinite": figure(kl_divergence=float("inf")),
     "a number of a thousand digits": figure(top1_agreement=10**1000),
     "no tokens": figure(tokens=None),
+    "no JSON of a number elsewhere": changed(extra=float("nan")),
 }
 
 
@@ -138,11 +140,12 @@ def test_a_certificate_cannot_steer_the_terminal(folder, capsys):
     path = folder / "proven.json"
     whole = json.loads(path.read_text())
     whole["source"] = {"\x1b[2J.safetensors": "\x9b1m"}
-    whole["tools"] = {"edge-runtime": "\x1b]0;owned\x07"}
+    whole["tools"] = {"edge-runtime": "\x1b]0;owned\x07", "half a character": "\ud800"}
     whole["tokenizer"] = {"probes": "many", "differences": 3}
     path.write_text(json.dumps(whole))
-    made_of = shown(folder / "proven.gguf", capsys)[0]["made of"]
-    assert made_of == r"\x1b[2J.safetensors \x9b1m… · edge-runtime \x1b]0;owned\x07"
+    rows, facts = shown(folder / "proven.gguf", capsys)
+    assert facts["certificate"] == whole
+    assert rows["made of"] == r"\x1b[2J.safetensors \x9b1m… · edge-runtime \x1b]0;owned\x07"
 
 
 def test_the_stores_own_record_is_no_certificate(made, home, monkeypatch, tmp_path, capsys):
@@ -156,3 +159,13 @@ def test_the_stores_own_record_is_no_certificate(made, home, monkeypatch, tmp_pa
         url = f"{hub.url}/o/r/resolve/main/model.gguf#sha256={hashlib.sha256(body).hexdigest()}"
         assert store.pull(url, name="mine").path.with_suffix(".json").exists()
     assert shown("mine", capsys)[0]["certificate"] == "none (--no-proof)"
+
+
+def test_an_adapter_is_called_one(tmp_path, capsys):
+    writer = gguf.GGUFWriter(tmp_path / "style.gguf", "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    rows, facts = shown(tmp_path / "style.gguf", capsys)
+    assert (rows["type"], facts["type"]) == ("adapter", "adapter")

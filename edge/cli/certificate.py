@@ -54,10 +54,15 @@ def read(path: Path) -> dict[str, Any] | None:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES or sum(map(text.count, (b",", b"[", b"{"))) > MAX_VALUES:
             return None
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=refuse)
     except (OSError, ValueError, RecursionError):
         return None
     return found if is_certificate(found) else None
+
+
+def refuse(constant: str) -> None:
+    """NaN and Infinity are no JSON, though Python reads them."""
+    raise ValueError(constant)
 
 
 def is_certificate(found: Any) -> bool:
@@ -89,7 +94,7 @@ def certificate_rows(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         if comparison.get(key) is not None
     ]
     probes, differences = tokenizer.get("probes"), tokenizer.get("differences")
-    compared = isinstance(probes, int) and isinstance(differences, list)
+    compared = is_number(probes) and isinstance(differences, list)
     words = f"tokenizer equal on {probes - len(differences)} of {probes} texts" if compared else ""
     return [
         ("certificate", f"{', '.join(shown) or 'made'} over {comparison['tokens']:,} tokens"),

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")
 
 
+SURROGATES = range(0xD800, 0xE000)  # of names and texts that are no Unicode: no stream takes them
 # json.dumps escapes the ASCII controls; a terminal obeys these too
-ESCAPED_CONTROLS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+ESCAPED = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *SURROGATES)}
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -29,7 +30,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 def emit_json(value: Any) -> None:
     """Print a dataclass, or plain data holding some, as indented JSON on stdout."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=plain)
-    click.echo(text.translate(ESCAPED_CONTROLS))
+    click.echo(text.translate(ESCAPED))
 
 
 def plain(value: Any) -> Any:
@@ -90,6 +91,7 @@ def model_line(model: LoadedModel) -> str:
 
 
 CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+CONTROLS |= dict.fromkeys(SURROGATES, "\ufffd")
 
 
 def printable(text: str) -> str:

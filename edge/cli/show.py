@@ -68,6 +68,7 @@ def gguf_facts(header: Header) -> dict[str, Any]:
     return {
         "format": f"GGUF {header.version}",
         "architecture": header.architecture,
+        "type": header.get("general.type", str, None),
         "licence_in_file": header.get("general.license", str, None),
         "title": header.get("general.name", str, None),
         "parameters": header.parameters,
@@ -146,6 +147,7 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("sha256", get("sha256")),
         ("", " "),
         ("format", get("format")),
+        ("type", get("type") != "model" and get("type")),
         ("title", get("title")),
         ("architecture", get("architecture")),
         ("parameters", get("parameters") and count(facts["parameters"])),
