@@ -20,7 +20,7 @@ from edge.engine.binding import interrupts_held, listen, llama, why
 from edge.engine.vocab import Vocab
 from edge.errors import ConversionError, RequestError
 
-from . import ggml
+from . import ggml_tensors
 from .computed import loaded
 from .imatrix import Importance
 
@@ -51,7 +51,7 @@ def collect(
     if chunk < LEAST:
         raise RequestError(f"a chunk of {chunk} tokens is too short", hint=f"{LEAST} is the least")
     header = gguf_header.read(model)
-    lib, collector = llama(), Collector(ggml.ops())
+    lib, collector = llama(), Collector(ggml_tensors.ops())
     with ExitStack() as stack:
         with interrupts_held():
             handle = stack.enter_context(loaded(model))
@@ -91,7 +91,7 @@ def collect(
 class Collector:
     """Sums of squared inputs by weight, filled by llama.cpp's scheduler through `callback`."""
 
-    def __init__(self, ops: ggml.Ops) -> None:
+    def __init__(self, ops: ggml_tensors.Ops) -> None:
         self.ops = ops
         self.sums: dict[str, Array] = {}
         self.counts: dict[str, Array] = {}
@@ -109,30 +109,30 @@ class Collector:
         try:
             if self.error or self.interrupts:
                 return ask  # computed up to here, then stopped
-            tensor = ggml.Tensor.from_address(address)
+            tensor = ggml_tensors.Tensor.from_address(address)
             return self._wanted(tensor) if ask else self._take(tensor)
         except BaseException as error:
             self.error = error
             return ask
 
-    def _wanted(self, tensor: ggml.Tensor) -> bool:
+    def _wanted(self, tensor: ggml_tensors.Tensor) -> bool:
         if tensor.op not in (self.ops.mul_mat, self.ops.mul_mat_id):
             return bool(tensor.name == LAST)
-        weight, x = (ggml.Tensor.from_address(address) for address in tensor.src[:2])
-        if not weight.name.startswith(WEIGHT) or x.type != ggml.F32:
+        weight, x = (ggml_tensors.Tensor.from_address(address) for address in tensor.src[:2])
+        if not weight.name.startswith(WEIGHT) or x.type != ggml_tensors.F32:
             return False
         return bool(tensor.op == self.ops.mul_mat_id or x.ne[1] >= LEAST)
 
-    def _take(self, tensor: ggml.Tensor) -> bool:
+    def _take(self, tensor: ggml_tensors.Tensor) -> bool:
         if tensor.name == LAST:
             return False
-        weight, source = (ggml.Tensor.from_address(address) for address in tensor.src[:2])
+        weight, source = (ggml_tensors.Tensor.from_address(address) for address in tensor.src[:2])
         name = weight.name.decode(errors="replace")
         if not self.ops.is_host(source.buffer):
             raise ConversionError(f"the inputs of {name} are not in memory", hint="collect on the CPU")
-        x = ggml.view(source)
+        x = ggml_tensors.view(source)
         if tensor.op == self.ops.mul_mat_id:
-            ids = ggml.view(ggml.Tensor.from_address(tensor.src[2]), "<i4")[0, 0]
+            ids = ggml_tensors.view(ggml_tensors.Tensor.from_address(tensor.src[2]), "<i4")[0, 0]
             self._add(name, *by_expert(x[0], ids, weight.ne[2]))
             return True
         matrices = weight.ne[2] * weight.ne[3]

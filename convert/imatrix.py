@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edge import gguf_header
 from edge.errors import RequestError, UnsafeFile
 
+from .gguf import ALIGNMENT, Entry, head
 from .safetensors import atomic, open_file, put
 
 Array = NDArray[Any]
@@ -31,7 +32,6 @@ MAX_BYTES = 4 << 30  # three times the matrix of a model with 600 G weights in e
 MAX_COUNT = 1 << 53  # of tokens: far above all real ones, and a whole number in every type used here
 MAX_NAME = 63 - len(SUMS)  # GGML_MAX_NAME less its zero
 MAX_ENTRIES = 1 << 15
-U32, STRING, ARRAY, F32, ALIGNMENT = 4, 8, 9, 0, 32  # gguf.h, ggml.h
 
 
 @dataclass(frozen=True)
@@ -198,35 +198,24 @@ def write(importance: Importance, path: Path) -> Path:
             raise RequestError(f"the tensor name {name!r} is too long for an importance matrix")
         pieces[name + SUMS] = importance.sums[name].astype("<f4")
         pieces[name + COUNTS] = importance.counts[name].astype("<f4")[:, None]
-    fields = [
-        string("general.type") + struct.pack("<I", STRING) + string("imatrix"),
-        string(DATASETS) + struct.pack("<IIQ", ARRAY, STRING, len(importance.datasets)),
-        *(string(text) for text in importance.datasets),
-        string(CHUNKS) + struct.pack("<II", U32, importance.chunks),
-        string(CHUNK_SIZE) + struct.pack("<II", U32, importance.chunk_size),
-    ]
-    places, offset = [], 0
-    for name, values in pieces.items():
-        rows, columns = values.shape
-        shape = (columns, rows) if rows > 1 else (columns,)
-        info = struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, F32, offset)
-        places.append(string(name) + info)
-        offset += len(padded(values.tobytes()))
-    start = b"GGUF" + struct.pack("<IQQ", 3, len(pieces), 4) + b"".join(fields) + b"".join(places)
-    with atomic(path, len(padded(start)) + offset) as file:
-        put(file, padded(start), path)
+    fields = {
+        "general.type": "imatrix",
+        DATASETS: importance.datasets,
+        CHUNKS: importance.chunks,
+        CHUNK_SIZE: importance.chunk_size,
+    }
+    start = head(
+        fields,
+        [
+            Entry(name, values.shape if len(values) > 1 else values.shape[1:], "F32")
+            for name, values in pieces.items()
+        ],
+    )
+    with atomic(path, start.size) as file:
+        put(file, start.data, path)
         for values in pieces.values():
-            put(file, padded(values.tobytes()), path)
+            put(file, values.tobytes() + bytes(-values.nbytes % ALIGNMENT), path)
     return path
-
-
-def string(text: str) -> bytes:
-    raw = text.encode()
-    return struct.pack("<Q", len(raw)) + raw
-
-
-def padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % ALIGNMENT)
 
 
 def refused(what: str) -> UnsafeFile:

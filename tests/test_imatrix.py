@@ -15,7 +15,7 @@ from test_family_bert import BERT
 from test_family_llama import BASE
 from tiny import add_tokenizer, tiny_llama
 
-from edge.convert import collect, ggml, imatrix, numpy_ops
+from edge.convert import collect, ggml_tensors, imatrix, numpy_ops
 from edge.convert.families import family_of, llama
 from edge.convert.imatrix import Importance
 from edge.engine.binding import llama as binding
@@ -370,10 +370,14 @@ def test_a_damaged_model_is_refused_before_llama_cpp_sees_it(tmp_path):
 
 def test_a_llama_cpp_with_other_tensors_is_refused(monkeypatch):
     class Shifted(ctypes.Structure):
-        _fields_ = (*ggml.Tensor._fields_[:2], ("more", ctypes.c_int64), *ggml.Tensor._fields_[2:])
+        _fields_ = (
+            *ggml_tensors.Tensor._fields_[:2],
+            ("more", ctypes.c_int64),
+            *ggml_tensors.Tensor._fields_[2:],
+        )
 
     library = binding()._lib
-    assert ggml.looked_at(library).mul_mat != ggml.looked_at(library).mul_mat_id
-    monkeypatch.setattr(ggml, "Tensor", Shifted)
+    assert ggml_tensors.looked_at(library).mul_mat != ggml_tensors.looked_at(library).mul_mat_id
+    monkeypatch.setattr(ggml_tensors, "Tensor", Shifted)
     with pytest.raises(EngineError, match="lie differently"):
-        ggml.looked_at(library)
+        ggml_tensors.looked_at(library)
