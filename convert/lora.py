@@ -13,15 +13,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from os.path import lexists
+from os.path import isfile, lexists
 from pathlib import Path
 from typing import Any
 
-import gguf as reference
 import numpy as np
 
 from edge import gguf_header
-from edge.errors import ConversionError, RequestError
+from edge.errors import ConversionError, RequestError, StoreError
 from edge.store.checkpoints import ADAPTER_CONFIG as CONFIG
 from edge.store.checkpoints import ADAPTER_WEIGHTS as WEIGHTS
 from edge.store.checkpoints import CONFIG as MODEL_CONFIG
@@ -31,15 +30,15 @@ from .checkpoint import Checkpoint, Tensor, inside, read_json
 from .families import family_of, family_of_gguf
 from .families.config import need
 from .families.weight import Array, Weight
+from .files import QUANTIZATION_VERSION
+from .quantize import FLOATS, levels
 from .safetensors import NO_PICKLE, PICKLES, atomic, bad, header_of, open_file, reading, writing
 from .source import title_of
+from .stream import put
+from .to_safetensors import narrowed
 
 # Rows as short as a rank are not whole blocks of any smaller type.
-LEVELS = {
-    "f32": reference.LlamaFileType.ALL_F32,
-    "f16": reference.LlamaFileType.MOSTLY_F16,
-    "bf16": reference.LlamaFileType.MOSTLY_BF16,
-}
+LEVELS = FLOATS
 TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
 # Beside an adapted embedding PEFT saves the frozen weight itself.
 FROZEN = re.compile(r"base_model\.model\.(.+)\.base_layer\.weight")
@@ -110,10 +109,13 @@ def convert_adapter(folder: Path, target: Path, *, base: Path | None = None, lev
     level  f32, f16 or bf16
 
     Raises RequestError for another level, UnsafeFile for a damaged adapter, ConversionError for one that llama.cpp
-    could not apply as PEFT does or that is not of this base, StoreError where nothing can be written.
+    could not apply as PEFT does or that is not of this base, StoreError where nothing can be written or `target` is
+    there already.
     """
     if level not in LEVELS:
         raise RequestError(f"an adapter cannot be {level}", hint=f"there are {', '.join(LEVELS)}")
+    if lexists(target):
+        raise StoreError(f"{target} is there already", hint="remove it, or choose --name or --out")
     settings = read_settings(read_json(inside(folder, CONFIG)))
     family, config = base_of(folder, base, settings.base)
     with opened(folder) as adapter:
@@ -173,7 +175,7 @@ def of_module(patterns: Mapping[str, Any], module: str, otherwise: Any) -> Any:
 def base_of(folder: Path, base: Path | None, named: str | None) -> tuple[Any, Any]:
     """The family and configuration of the base model. Raises ConversionError where there is none to ask."""
     if base is None:
-        if named is None or not (Path(named) / MODEL_CONFIG).is_file():
+        if named is None or not isfile(Path(named) / MODEL_CONFIG):  # noqa: PTH113 (of names too long, too)
             raise ConversionError(
                 f"the adapter's base model {str(named)[:80]!r} is no folder here",
                 hint="name the base model: its folder, or a GGUF file of it",
@@ -285,8 +287,8 @@ def write(
         "general.architecture": architecture,
         "general.type": "adapter",
         "general.name": name,
-        "general.file_type": int(LEVELS[level]),
-        "general.quantization_version": reference.GGML_QUANT_VERSION,
+        "general.file_type": levels()[level],
+        "general.quantization_version": QUANTIZATION_VERSION,
         "adapter.type": "lora",
         "adapter.lora.alpha": float(settings.file_alpha),
     }
@@ -299,11 +301,11 @@ def write(
     with atomic(target, head.size) as fd:
         with writing(target):
             os.truncate(fd, head.size)
-            os.pwrite(fd, head.data, 0)
+            put(fd, head.data, 0)
         for index, entry in enumerate(entries):
             data = encoded(values(adapter, found[index // 2], "ab"[index % 2]), level, entry.name)
             with writing(target):
-                os.pwrite(fd, data, head.places[entry.name])
+                put(fd, data, head.places[entry.name])
 
 
 def shape_of(adapter: Checkpoint, pair: Pair, side: str) -> tuple[int, ...]:
@@ -330,9 +332,7 @@ def values(adapter: Checkpoint, pair: Pair, side: str) -> Array:
 
 def encoded(x: Array, level: str, name: str) -> bytes:
     """Raises ConversionError for a value that is too large for the level."""
-    kind = reference.GGMLQuantizationType[level.upper()]
-    with np.errstate(over="ignore"):
-        data = np.ascontiguousarray(reference.quantize(np.ascontiguousarray(x), kind))
+    data = narrowed(x, level.upper())
     if level == "f16" and not np.isfinite(data).all():
         raise ConversionError(f"{name} has values beyond f16", hint="make the file f32 or bf16")
-    return bytes(data.data)
+    return data.tobytes()

@@ -16,6 +16,7 @@ from edge.errors import ConversionError
 from edge.store.content import digest
 
 from .computed import Outputs, file_logits, loaded, outputs, task_of, tokens
+from .safetensors import atomic, put
 
 __all__ = [
     "Certificate",
@@ -183,11 +184,11 @@ def beyond(comparison: Comparison, bound: float, many: bool) -> list[str]:
 
 
 def write(certificate: Certificate, path: Path) -> Path:
-    """Put the certificate beside its file, atomically."""
+    """Put the certificate beside its file, atomically. Raises StoreError where the disk refuses."""
     target = path.with_suffix(".json")
-    draft = target.with_name(target.name + ".partial")
-    draft.write_text(json.dumps(asdict(certificate), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(target)
+    data = (json.dumps(asdict(certificate), indent=2, ensure_ascii=False) + "\n").encode()
+    with atomic(target, len(data)) as fd:
+        put(fd, data, target)
     return target
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import cache
@@ -187,23 +187,37 @@ def quantizer() -> tuple[Callable[..., int], Callable[[int], bool], Callable[[in
     return chunk, needs, tables
 
 
+def check_importance(entries: Iterable[Entry], importance: Mapping[str, Float32]) -> None:
+    """Raise ConversionError where a tensor's type needs an importance that is not there, or its columns are others."""
+    _, needs, _ = quantizer()
+    for entry in entries:
+        found = importance.get(entry.name)
+        if found is None and needs(NUMBERS[entry.type]):
+            raise ConversionError(
+                f"{entry.name}: {entry.type} needs an importance matrix", hint="give --imatrix or --calibrate"
+            )
+        if found is not None and found.size != entry.shape[-1]:
+            raise ConversionError(
+                f"the importance matrix has {found.size} columns for {entry.name}, which has {entry.shape[-1]}",
+                hint="it is of another model",
+            )
+
+
 def encode(
     values: Float32, kind: str, importance: Float32 | None, pool: Executor, parts: int
 ) -> NDArray[np.uint8]:
     """Rows (rows, columns) in a type: (rows, bytes of a row). The bytes do not depend on the parts.
 
-    Raises ConversionError for values that the type cannot hold and where it needs an importance that is not there.
+    `check_importance` was asked before: ggml ends the process where a type needs what is not there. Raises
+    ConversionError for values that the type cannot hold.
     """
-    chunk, needs, tables = quantizer()
+    chunk, _, tables = quantizer()
     number, (rows, columns) = NUMBERS[kind], values.shape
-    if importance is None and needs(number):
-        raise ConversionError(f"{kind} needs an importance matrix", hint="give --imatrix or --calibrate")
     values = np.ascontiguousarray(values)
     out = np.empty((rows, row_bytes(kind, columns)), np.uint8)
     weights = importance.ctypes.data if importance is not None else None
-    if (
-        kind != "BF16" and max(values.max(), -values.min()) > F16_MAX
-    ):  # scales of quantized blocks are f16, too
+    # scales of quantized blocks are f16, too
+    if kind != "BF16" and max(values.max(), -values.min()) > F16_MAX:
         raise ConversionError(
             f"it has values beyond {F16_MAX}, which {kind} cannot hold", hint="choose bf16 or f32"
         )

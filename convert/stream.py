@@ -42,7 +42,7 @@ def stream(
         drafts = [stack.enter_context(draft_file(file.draft, file.head)) for file in files]
         for name, values in source.extra.items():
             for file, draft in zip(files, drafts, strict=True):
-                put(draft, values.tobytes(), file.head.places[name])
+                put(draft.fileno(), values.tobytes(), file.head.places[name])
         for entry in source.entries:
             if f"tensor {entry.name}" not in finished:
                 for file, taken in copied(source, entry, files, drafts, pool, settings):
@@ -66,11 +66,6 @@ def copied(
     """One tensor into every draft, a few rows at a time; yields (file, seconds) of each piece."""
     as_is = all(file.entries[entry.name].type == entry.type for file in files)
     importance = settings.importance.get(entry.name)
-    if importance is not None and importance.size != entry.shape[-1]:
-        raise ConversionError(
-            f"the importance matrix has {importance.size} columns for {entry.name}, which has {entry.shape[-1]}",
-            hint="it is of another model",
-        )
     row = 0
     for rows in source.chunks(entry.name, settings.max_buffer, as_is):
         encoded: dict[str, NDArray[Any]] = {entry.type if as_is else "F32": rows}  # levels share types
@@ -83,7 +78,7 @@ def copied(
                 except ConversionError as error:
                     raise ConversionError(f"{entry.name}: {error}", hint=error.hint) from None
             data = encoded[target.type].reshape(-1).view(np.uint8).data
-            put(draft, data, file.head.places[entry.name] + row * target.row_bytes)
+            put(draft.fileno(), data, file.head.places[entry.name] + row * target.row_bytes)
             yield file, perf_counter() - started
         row += len(rows)
 
@@ -92,13 +87,13 @@ def draft_file(path: Path, start: Head) -> BinaryIO:
     """A draft of its full length with its head, tensors of an earlier run in it."""
     file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b", buffering=0)
     os.ftruncate(file.fileno(), start.size)
-    put(file, start.data, 0)
+    put(file.fileno(), start.data, 0)
     return file
 
 
-def put(file: BinaryIO, data: bytes | memoryview, place: int) -> None:
+def put(fd: int, data: bytes | memoryview, place: int) -> None:
     """All of `data` at a place: one call writes at most 2 GiB."""
     rest = memoryview(data)
     while rest:
-        written = os.pwrite(file.fileno(), rest, place)
+        written = os.pwrite(fd, rest, place)
         rest, place = rest[written:], place + written

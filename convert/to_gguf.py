@@ -18,7 +18,7 @@ from . import proof
 from .drafts import drafts, reserve
 from .files import File, check_levels, file_of
 from .imatrix import Importance
-from .quantize import Settings
+from .quantize import Settings, check_importance
 from .safetensors import is_name
 from .source import Source, opened, title_of
 from .stream import Report, silent, stream
@@ -107,6 +107,8 @@ def make(
     }
     with drafts(out, source.title, work) as folder:
         files = tuple(file_of(source, level, folder.folder, settings, prove) for level in wanted)
+        for file in files:  # before hours of work are lost to it
+            check_importance(file.entries.values(), settings.importance)
         reserve(out, sum(file.head.size for file in files) - folder.written)
         seconds = stream(source, files, folder, settings, report)
         certificates = proofs(source, files, settings, report) if prove else {}

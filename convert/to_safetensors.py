@@ -21,6 +21,7 @@ from edge import gguf_header
 from edge.errors import ConversionError, RequestError, StoreError
 from edge.gguf_header import Header
 from edge.store.checkpoints import CONFIG, WEIGHTS
+from edge.store.records import name_it
 
 from . import gguf_source
 from .families import family_of, family_of_gguf
@@ -100,7 +101,7 @@ def to_safetensors(
             files = tuple(sorted(path.name for path in draft.iterdir()))
             size = sum((draft / name).stat().st_size for name in files)
             with writing(folder):
-                draft.rename(folder)
+                name_it(draft, folder)
     return Written(folder, files, size, dtype, tuple(notes))
 
 

@@ -316,3 +316,12 @@ def test_a_link_in_the_drafts_place_is_not_followed(tmp_path):
     with pytest.raises(StoreError, match="is no folder"), drafts(tmp_path, "model", {}):
         pass
     assert (tmp_path / "papers" / "letter").read_bytes() == b"mine"
+
+
+def test_a_certificate_that_cannot_be_written_is_said(source, tmp_path, capsys):
+    (made,) = to_gguf.convert(source, ["f32"], tmp_path / "out", prove=False)
+    made.path.with_suffix(".json").mkdir()
+    assert run(["convert", "--check", str(made.path), "--against", str(source)]) == 1
+    error = capsys.readouterr().err
+    assert f"{made.path.with_suffix('.json')} is a folder" in error
+    assert error.count("\n") == 1

@@ -25,7 +25,7 @@ from edge.convert.proof import loaded
 from edge.convert.safetensors import Writer
 from edge.engine import adapters
 from edge.engine.binding import llama
-from edge.errors import ConversionError, EngineError, ModelNotFound, RequestError, UnsafeFile
+from edge.errors import ConversionError, EngineError, ModelNotFound, RequestError, StoreError, UnsafeFile
 
 LLAMA = tiny_checkpoints.LLAMA
 IDS = np.random.default_rng(1).integers(3, 260, 40)
@@ -455,3 +455,18 @@ def test_the_real_model_speaks_otherwise_with_an_adapter(tmp_path, default_model
     plain = says()
     assert "Paris" in plain
     assert says(f"{file}:4") != plain
+
+
+def test_a_file_that_is_there_is_kept(tmp_path):
+    folder, _ = adapter(tmp_path / "adapter", LLAMA)
+    there = tmp_path / "lora.gguf"
+    there.write_bytes(b"mine")
+    with pytest.raises(StoreError, match="is there already"):
+        lora.convert_adapter(folder, there, base=base(tmp_path / "model", LLAMA))
+    assert there.read_bytes() == b"mine"
+
+
+def test_a_base_named_so_that_no_file_can_be_is_refused(tmp_path):
+    folder, _ = adapter(tmp_path / "adapter", LLAMA, base_model_name_or_path="x" * 5000)
+    with pytest.raises(ConversionError, match="is no folder here"):
+        lora.convert_adapter(folder, tmp_path / "lora.gguf")

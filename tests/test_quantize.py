@@ -134,3 +134,10 @@ def test_a_type_that_does_not_divide_the_rows_is_refused_before_llama_cpp_aborts
     source = tiny_llama(tmp_path / "narrow.gguf", embd=64, layers=1)
     with pytest.raises(RequestError, match=r"q6_K does not divide token_embd\.weight's rows of 64"):
         quantize(source, tmp_path / "out", "q4_0", Settings(embedding_type="q6_K"))
+
+
+def test_a_level_that_needs_importance_is_refused_before_others_are_made(source, tmp_path):
+    steps = []
+    with pytest.raises(ConversionError, match="needs an importance matrix"):
+        convert(source, ["q8_0", "iq1_s"], tmp_path, prove=False, report=lambda *step: steps.append(step))
+    assert steps == []

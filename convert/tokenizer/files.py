@@ -129,7 +129,10 @@ def _added(
             raise ConversionError("tokenizer.json: added_tokens is not a list")
         return [(token.get("id"), token) for token in listed if isinstance(token, Mapping)]
     if isinstance(decoder := settings.get("added_tokens_decoder"), Mapping):
-        return [(int(key) if str(key).isdecimal() else None, token) for key, token in decoder.items()]
+        return [
+            (int(key) if str(key).isdecimal() and len(key) < 10 else None, token)
+            for key, token in decoder.items()
+        ]
     return [(key, {"content": text}) for text, key in _object(folder / "added_tokens.json").items()]
 
 
