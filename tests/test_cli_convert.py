@@ -136,6 +136,13 @@ def test_there_and_back_and_there_again(source, tmp_path, capsys):
     assert file.read_bytes()[ours.data_offset :] == again.read_bytes()[theirs.data_offset :]
 
 
+def test_a_model_in_whose_folder_an_adapters_settings_lie_is_still_one(tmp_path, capsys):
+    folder = tiny_checkpoints.write("llama", tmp_path / "model")
+    (folder / "adapter_config.json").write_text("{}")
+    assert run(["convert", str(folder), "--no-proof", "--out", str(tmp_path)]) == 0
+    assert gguf_header.read(tmp_path / "model-f16.gguf").layers == 2
+
+
 @pytest.mark.parametrize(
     ("words", "code", "line"),
     [

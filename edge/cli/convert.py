@@ -154,5 +154,7 @@ def located(source: str) -> Path:
 
 
 def adapter(path: Path) -> bool:
-    """Whether a folder holds a LoRA adapter, without importing what converts it."""
-    return (path / "adapter_config.json").is_file()
+    """Whether a folder holds a LoRA adapter, as `edge show` and `edge plan` see it."""
+    from edge.store.checkpoints import is_adapter
+
+    return is_adapter([file.name for file in path.glob("*")])

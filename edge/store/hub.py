@@ -91,8 +91,9 @@ def wanted(ref: Hub) -> tuple[list[Wanted], str]:
 def small(wanted: Wanted) -> bytes:
     """The content of an index, as the hub promises it."""
     if wanted.bytes is None or wanted.bytes > checkpoints.MAX_INDEX:
+        length = "of unknown length" if wanted.bytes is None else f"{wanted.bytes:,} bytes long"
         raise UnsafeFile(
-            f"{wanted.name} has {wanted.bytes or 0:,} bytes; {checkpoints.MAX_INDEX:,} is the limit"
+            f"{wanted.name} is {length}; {checkpoints.MAX_INDEX:,} is the limit", hint="take another revision"
         )
     assert isinstance(wanted.origin, Remote)
     with tempfile.TemporaryDirectory(prefix="edge-") as folder:

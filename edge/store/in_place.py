@@ -62,7 +62,7 @@ def local_files(path: Path) -> list[Path]:
         for file in [*path.glob("*"), *path.glob("*/*.json")]
         if file.is_file() and is_safe_file(file.name)
     ]
-    names = {file.name for file in path.iterdir()}
+    names = {file.name for file in path.glob("*")}  # none where the folder may not be read
     configured = names & {checkpoints.CONFIG, checkpoints.ADAPTER_CONFIG}
     if not configured or not any(file.suffix == ".safetensors" for file in files):
         pickles = checkpoints.nothing(str(path), names, "")
