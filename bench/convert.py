@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.errors import RequestError
+from edge.errors import EdgeError, RequestError
 
 from .speed import Spread, spread_of
 from .startup import Process, timed
 
+PEER = "convert_hf_to_gguf.py"
 SHARD = 10_000_000_000  # bytes, what transformers made of Llama 2
 # config.json of Llama 2 7B (Touvron et al., 2023, arXiv:2307.09288)
 LLAMA_2_7B: dict[str, Any] = {
@@ -92,9 +93,6 @@ def compare(source: Path, *, repetitions: int = 5) -> Converters:
                 if turn:
                     samples.setdefault(name, []).append(taken)
     return summary(samples)
-
-
-PEER = "convert_hf_to_gguf.py"
 
 
 def summary(samples: dict[str, list[tuple[float, int]]]) -> Converters:
@@ -188,11 +186,14 @@ def main() -> None:
     measuring.add_argument("tokenizer", type=Path)
     measuring.add_argument("--level", default="q8_0")
     asked = parser.parse_args()
-    if asked.verb == "compare":
-        found = compare(asked.checkpoint, repetitions=asked.repetitions)
-        print("\n".join(lines(found.processes, found.ratios)))
-    else:
-        print("\n".join(lines((memory(asked.tokenizer, level=asked.level),), {})))
+    try:
+        if asked.verb == "compare":
+            found = compare(asked.checkpoint, repetitions=asked.repetitions)
+        else:
+            found = Converters((memory(asked.tokenizer, level=asked.level),), {})
+    except EdgeError as error:
+        parser.exit(error.exit_code, f"{error.line}\n")
+    print("\n".join(lines(found.processes, found.ratios)))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge.engine import Engine
-from edge.engine.binding import listen, why
-from edge.errors import EngineError
+from edge.engine.binding import listen
 from edge.memory import BATCH
 from edge.planner import Plan
 
@@ -22,7 +21,7 @@ LOGITS_BYTES = 64 << 20  # of logits that llama.cpp keeps for one model
 class Logits(Engine):
     """An engine whose context is one chunk long and gives logits of many rows. Raises what `Engine` raises."""
 
-    def _open_context(self, plan: Plan) -> Any:
+    def _context_params(self, plan: Plan) -> Any:
         size = self._lib.llama_vocab_n_tokens(self._lib.llama_model_get_vocab(self._model))
         self.rows = max(1, min(BATCH, LOGITS_BYTES // (4 * size)))
         params = self._lib.llama_context_default_params()
@@ -31,14 +30,7 @@ class Logits(Engine):
         params.n_outputs_max = self.rows
         params.n_threads = params.n_threads_batch = plan.threads.prefill
         params.no_perf = True
-        listen()
-        context = self._lib.llama_init_from_model(self._model, params)
-        if not context:
-            raise EngineError(
-                f"llama.cpp cannot open a context of {plan.context} tokens: {why('it gives no reason')}",
-                hint="try a smaller --ctx",
-            )
-        return context
+        return params
 
     def __enter__(self) -> Logits:
         return self

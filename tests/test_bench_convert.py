@@ -42,6 +42,13 @@ def test_a_peer_named_by_half_is_refused(tmp_path, monkeypatch):
     assert bench.peer(tmp_path, tmp_path)[:2] == ["python3", "convert.py"]
 
 
+def test_what_fails_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["convert", "memory", str(tmp_path), "--level", "q99"])
+    with pytest.raises(SystemExit, match="1"):
+        bench.main()
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_checkpoint_of_holes_has_every_tensor_and_takes_no_room(tmp_path):
     words = tiny_checkpoints.write("llama", tmp_path / "words")
     config = {**bench.LLAMA_2_7B, "num_hidden_layers": 2}

@@ -26,11 +26,11 @@ path_option = click.Path(path_type=Path)
     show_default=True,
     help="What to make.",
 )
-@click.option("--level", metavar="L,L", help="Levels, separated by commas: f16,q8_0,q4_k_m.  [f16]")
+@click.option("--level", metavar="L,L", help="Levels, separated by commas; --levels lists them.  [f16]")
 @click.option("--out", type=path_option, default=Path(), help="Folder to write into.  [this one]")
 @click.option("--name", metavar="N", help="Beginning of the files' names.  [the source's]")
 @click.option("--imatrix", type=path_option, metavar="FILE", help="Importance matrix of llama.cpp's kind.")
-@click.option("--calibrate", metavar="TEXT|FILE", help="Text to make an importance matrix from, kept beside.")
+@click.option("--calibrate", metavar="TEXT|FILE", help="Make an importance matrix from a text, and keep it.")
 @click.option("--dry-run", is_flag=True, help="Say what the files would weigh, and write none.")
 @click.option("--no-proof", is_flag=True, help="Make no certificate; the file says so.")
 @click.option("--check", type=path_option, metavar="FILE", help="Certify a GGUF file made elsewhere.")

@@ -79,7 +79,7 @@ class Engine:
                 self._model = self._load(plan, interrupts)
                 self._check_it_writes(plan)
                 handles = load_adapters(self._lib, self._model, adapters)
-                self._context = self._open_context(plan)
+                self._context = self._open_context(plan.context, self._context_params(plan))
                 if handles:
                     apply(self._lib, self._context, handles, adapters)
             self._memory = self._lib.llama_get_memory(self._context)
@@ -218,7 +218,7 @@ class Engine:
                 hint="`edge list` names some that do",
             )
 
-    def _open_context(self, plan: Plan) -> Any:
+    def _context_params(self, plan: Plan) -> Any:
         params = self._lib.llama_context_default_params()
         params.n_ctx = plan.context
         params.n_batch = params.n_ubatch = BATCH
@@ -229,11 +229,14 @@ class Engine:
         params.kv_unified = True  # n answers share the cells of their one prompt
         params.swa_full = False  # a sliding-window layer keeps its window, as the plan counts it
         params.no_perf = True
+        return params
+
+    def _open_context(self, tokens: int, params: Any) -> Any:
         listen()
         context = self._lib.llama_init_from_model(self._model, params)
         if not context:
             raise EngineError(
-                f"llama.cpp cannot open a context of {plan.context} tokens: {why('it gives no reason')}",
+                f"llama.cpp cannot open a context of {tokens} tokens: {why('it gives no reason')}",
                 hint="try a smaller --ctx",
             )
         return context
