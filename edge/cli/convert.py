@@ -128,8 +128,10 @@ def command(
             return
         options.refuse("making GGUF files of a model", never=options.FOREIGN)
         settings = options.settings_of(threads, max_buffer, types, output_type, embedding_type, prune_layers)
+        from edge.convert.files import check_levels
         from edge.convert.to_gguf import convert, sizes
 
+        check_levels(wanted)  # before a matrix is collected, which takes minutes
         if dry_run:
             show(sizes(path, wanted, settings=settings), output.sizes, as_json)
             return
