@@ -10,6 +10,7 @@ from .families import llama
 from .files import dry_run
 from .gguf import Entry
 from .quantize import FLOATS, Settings, levels
+from .understood import entry_of
 
 # config.json of Meta-Llama-3-8B
 MODEL = {
@@ -45,11 +46,7 @@ def level_table() -> tuple[Level, ...]:
 
 def level_of(level: str, blank: Path, fields: dict[str, object], config: llama.Config) -> Level:
     kind = level.upper() if level in FLOATS else "F16"
-    table = llama.weights(config)
-    entries = [
-        Entry(row.target, row.shape, "F32" if len(row.shape) == 1 else kind, fixed=len(row.shape) == 1)
-        for row in table
-    ]
+    entries = [entry_of(row, kind) for row in llama.weights(config)]
     types, needs = {entry.name: entry.type for entry in entries}, False
     if level not in FLOATS:
         chosen = dry_run(blank, fields, entries, level, Settings())

@@ -325,3 +325,18 @@ def test_a_certificate_that_cannot_be_written_is_said(source, tmp_path, capsys):
     error = capsys.readouterr().err
     assert f"{made.path.with_suffix('.json')} is a folder" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("case", "left_out", "windows"),
+    [("gemma2", (1,), [True, True, False]), ("gemma3", (1,), [True] * 4 + [False, True]), ("qwen2-window", (0,), None)],
+)
+def test_a_layer_that_stays_keeps_its_window(tmp_path, case, left_out, windows):
+    """Gemma's layers have a window by their place, and another rotation with it."""
+    model = tiny_checkpoints.write(case, tmp_path / "model")
+    settings = to_gguf.Settings(prune_layers=left_out)
+    (made,) = to_gguf.convert(model, ["f32"], tmp_path / "out", settings=settings)
+    header = gguf_header.read(made.path)
+    key = f"{header.architecture}.attention.sliding_window_pattern"
+    assert header.metadata.get(key) == (tuple(windows) if windows else None)
+    assert made.certificate.comparison.logit_error < 1e-3

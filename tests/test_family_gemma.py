@@ -155,7 +155,7 @@ def test_norms_have_one_added_and_taken_away():
 @pytest.mark.parametrize(
     ("base", "change", "words"),
     [
-        (GEMMA2, {"query_pre_attn_scalar": 16}, "query_pre_attn_scalar is 16, where it takes 32: .*gemma2"),
+        (GEMMA2, {"query_pre_attn_scalar": 16}, "query_pre_attn_scalar is 16, where .* gemma2 of 3 layers takes 32"),
         (GEMMA2, {"attn_logit_softcapping": None}, "attn_logit_softcapping is None"),
         (GEMMA2, {"final_logit_softcapping": None}, "final_logit_softcapping is None"),
         (GEMMA2, {"tie_word_embeddings": False}, "not tied to the embedding"),

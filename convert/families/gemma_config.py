@@ -73,6 +73,15 @@ class Config:
     tied: bool
     prefix: str = "model."
 
+    def __post_init__(self) -> None:
+        """Raise ConversionError where llama.cpp would divide queries by another number, also after pruning."""
+        scalar = scalar_of(self.generation, self.layers, self.width, self.heads, self.head_size)
+        if self.query_scalar != scalar:
+            raise ConversionError(
+                f"query_pre_attn_scalar is {self.query_scalar:g}, where llama.cpp's {self.gguf_architecture} of "
+                f"{self.layers} layers takes {scalar}"
+            )
+
     @property
     def gguf_architecture(self) -> str:
         return f"gemma{self.generation}"
@@ -162,15 +171,11 @@ def scalar_of(generation: int, layers: int, width: int, heads: int, head_size: i
 def check(raw: Mapping[str, Any], config: Config) -> None:
     """Raise ConversionError for what llama.cpp would compute differently, naming it."""
     name = config.gguf_architecture
-    scalar = scalar_of(config.generation, config.layers, config.width, config.heads, config.head_size)
     activation = raw.get("hidden_activation") or "gelu_pytorch_tanh"
     refused = {
         f"hidden_activation is {activation!r}": activation != "gelu_pytorch_tanh",
         "attention_bias is true": bool(raw.get("attention_bias")),
         "use_bidirectional_attention is true": bool(raw.get("use_bidirectional_attention")),
-        f"query_pre_attn_scalar is {config.query_scalar:g}, where it takes {scalar}": (
-            config.query_scalar != scalar
-        ),
         "the rope scaling is llama3": bool(config.rope.llama3 or config.local_rope.llama3),
         "layers with a window scale their rope in another way": (
             config.local_rope.linear != (config.rope.linear if config.generation == 2 else 1)
