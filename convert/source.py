@@ -89,8 +89,11 @@ def from_checkpoint(original: Checkpoint, title: str, prune: Sequence[int] = ())
         model = without_layers(model, prune)
     by_target = {weight.target: weight for weight in model.table}
     fields = {**words.fields, **model.fields(), "general.name": name_of(title, words.fields)}
+    notes = [*original.notes, *model.family.notes(model.config), *words.proof.notes]
     if words.chat_template:
         fields["tokenizer.chat_template"] = words.chat_template
+    elif not hasattr(model.config, "task"):  # encoders do not chat
+        notes.append("the checkpoint has no chat template, and the file gets none")
 
     def chunks(target: str, max_bytes: int, as_is: bool) -> Iterator[Array]:
         return model.chunks(by_target[target], max_bytes, as_is)
@@ -113,7 +116,7 @@ def from_checkpoint(original: Checkpoint, title: str, prune: Sequence[int] = ())
         extra=model.family.extra_tensors(model.config),
         expect=expect,
         key={"files": stamps(original.sources.values()), "title": title, "prune": sorted(prune)},
-        notes=(*original.notes, *model.family.notes(model.config), *words.proof.notes),
+        notes=tuple(notes),
     )
 
 

@@ -329,7 +329,11 @@ def test_a_certificate_that_cannot_be_written_is_said(source, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("case", "left_out", "windows"),
-    [("gemma2", (1,), [True, True, False]), ("gemma3", (1,), [True] * 4 + [False, True]), ("qwen2-window", (0,), None)],
+    [
+        ("gemma2", (1,), [True, True, False]),
+        ("gemma3", (1,), [True] * 4 + [False, True]),
+        ("qwen2-window", (0,), None),
+    ],
 )
 def test_a_layer_that_stays_keeps_its_window(tmp_path, case, left_out, windows):
     """Gemma's layers have a window by their place, and another rotation with it."""
@@ -340,3 +344,30 @@ def test_a_layer_that_stays_keeps_its_window(tmp_path, case, left_out, windows):
     key = f"{header.architecture}.attention.sliding_window_pattern"
     assert header.metadata.get(key) == (tuple(windows) if windows else None)
     assert made.certificate.comparison.logit_error < 1e-3
+
+
+def test_what_is_not_there_and_what_is_not_run_is_said(source, tmp_path):
+    (made,) = to_gguf.convert(source, ["f16"], tmp_path / "plain", prove=False)
+    assert made.notes == ("the checkpoint has no chat template, and the file gets none",)
+    settings = {"chat_template": "{{ messages }}", "auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    (made,) = to_gguf.convert(source, ["f16"], tmp_path / "told", prove=False)
+    assert gguf_header.read(made.path).chat_template == "{{ messages }}"
+    (note,) = made.notes
+    assert "tokenizer_config.json names code" in note
+    assert "never run" in note
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"chat_template": "\ud800"}, {"added_tokens_decoder": {"9" * 5000: {"content": "x"}}}],
+    ids=["half a pair of surrogates", "an id of 5000 digits"],
+)
+def test_tokenizer_settings_that_no_file_can_hold_are_refused(source, tmp_path, settings):
+    if "added_tokens_decoder" in settings:  # it is read where there is no tokenizer.json
+        (source / "tokenizer.json").unlink()
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ConversionError) as refused:
+        to_gguf.convert(source, ["f16"], tmp_path / "out")
+    assert "\n" not in refused.value.line
+    assert visible(tmp_path / "out") == [] if (tmp_path / "out").exists() else True

@@ -13,7 +13,7 @@ from edge.errors import ConversionError
 from . import sentencepiece
 
 LARGEST = 64 << 20  # bytes; Gemma 3's tokenizer.json, the largest known, has 33 MB
-SENTENCEPIECE_NAMES = ("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model")
+SENTENCEPIECE_NAMES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 SPECIALS = ("bos", "eos", "unk", "pad", "cls", "sep", "mask")
 
 
@@ -52,6 +52,10 @@ def read(folder: Path) -> Files:
     tokenizer_text = read_text(whole) if whole.is_file() else ""
     tokenizer_json = parse(tokenizer_text, whole.name) if whole.is_file() else None
     template, template_name, notes = _chat_template(folder, settings)
+    if "auto_map" in settings:
+        notes.append(
+            "tokenizer_config.json names code that the checkpoint brings (auto_map); it is never run"
+        )
     followed = [
         *(["tokenizer.json"] if tokenizer_json else []),
         *([name] if model else []),
