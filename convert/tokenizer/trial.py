@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edge.engine.binding import listen, llama, why
 from edge.engine.vocab import Vocab
 from edge.errors import ConversionError
 
+from .. import computed
 from ..gguf import head
 from .reference import Reference
 from .vocabulary import CONTROL
@@ -122,17 +121,8 @@ def loaded(fields: Fields) -> Iterator[Vocab]:
 @contextmanager
 def model(path: Path) -> Iterator[Vocab]:
     """A GGUF file's vocabulary. Raises ConversionError where llama.cpp does not load it."""
-    lib = llama()
-    parameters = lib.llama_model_default_params()
-    parameters.vocab_only = True
-    listen()
-    found = lib.llama_model_load_from_file(os.fsencode(path), parameters)
-    if not found:
-        raise ConversionError(f"llama.cpp refuses this vocabulary: {why('it does not say why')}")
-    try:
+    with computed.loaded(path, vocab_only=True) as found:
         yield Vocab(found)
-    finally:
-        lib.llama_model_free(found)
 
 
 def _renamed(difference: Difference, fields: Fields, vocab: Vocab) -> str:
