@@ -90,8 +90,10 @@ def model_line(model: LoadedModel) -> str:
     )
 
 
-CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
-CONTROLS |= dict.fromkeys(SURROGATES, "\ufffd")
+CONTROLS: dict[int, str | None] = {
+    **{code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"},
+    **dict.fromkeys(SURROGATES, "�"),
+}
 
 
 def printable(text: str) -> str:
