@@ -97,11 +97,6 @@ class Pair:
     embedding: bool
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether the folder holds an adapter and not a model."""
-    return (folder / CONFIG).is_file()
-
-
 def convert_adapter(folder: Path, target: Path, *, base: Path | None = None, level: str = "f16") -> Path:
     """Write the adapter in `folder` as the GGUF file `target`; the same input gives the same bytes.
 

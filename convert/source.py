@@ -19,6 +19,7 @@ from . import gguf_source, numpy_ops, proof, tokenizer
 from .checkpoint import Checkpoint
 from .gguf import Entry, Packed
 from .gguf_source import GGUFSource
+from .safetensors import is_name
 from .understood import understand, without_layers
 
 Array = NDArray[Any]
@@ -68,11 +69,18 @@ def opened(path: Path, title: str, prune: Sequence[int] = ()) -> Iterator[Source
             yield from_gguf(file, title)
 
 
-def title_of(path: Path) -> str:
-    """What the files made of it are called by: the folder's name or the file's, in a hub's cache the repository's."""
-    if not path.is_dir():
-        return path.stem
-    folder = path.resolve()
+def title_of(path: Path, name: str | None = None) -> str:
+    """What the files made of it begin with: `name`, else the folder's or the file's, in a hub's cache the repository's.
+
+    Raises RequestError for what would lead to another folder or be hidden.
+    """
+    title = name or (named(path.resolve()) if path.is_dir() else path.stem)
+    if not is_name(title) or title.startswith("."):
+        raise RequestError(f"{title!r} cannot begin files' names", hint="give another with --name")
+    return title
+
+
+def named(folder: Path) -> str:
     repo = folder.parent.parent.name  # models--owner--repo/snapshots/<commit>
     return repo.rpartition("--")[2] if repo.startswith("models--") else folder.name
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from edge.errors import RequestError, StoreError
+from edge.errors import StoreError
 from edge.peak import peak_rss_bytes
 from edge.store.records import name_it
 
@@ -19,7 +19,6 @@ from .drafts import drafts, reserve
 from .files import File, check_levels, file_of
 from .imatrix import Importance
 from .quantize import Settings, check_importance
-from .safetensors import is_name
 from .source import Source, opened, title_of
 from .stream import Report, silent, stream
 
@@ -73,10 +72,7 @@ def convert(
     itself, or whose tokenizer llama.cpp cannot reproduce.
     """
     check_levels(wanted)
-    title = name or title_of(path)
-    if not is_name(title) or title.startswith("."):
-        raise RequestError(f"{title!r} cannot begin files' names", hint="give another with --name")
-    with opened(path, title, settings.prune_layers) as source:
+    with opened(path, title_of(path, name), settings.prune_layers) as source:
         return make(source, wanted, out, settings=settings, prove=prove, report=report)
 
 
@@ -162,10 +158,12 @@ def proofs(
     return found
 
 
-def sizes(path: Path, wanted: Sequence[str], *, settings: Settings = DEFAULT) -> tuple[Size, ...]:
+def sizes(
+    path: Path, wanted: Sequence[str], *, name: str | None = None, settings: Settings = DEFAULT
+) -> tuple[Size, ...]:
     """What `convert` would write, without writing it. Raises as `convert` does before it writes."""
     check_levels(wanted)
-    with opened(path, title_of(path), settings.prune_layers) as source, TemporaryDirectory() as folder:
+    with opened(path, title_of(path, name), settings.prune_layers) as source, TemporaryDirectory() as folder:
         files = [file_of(source, level, Path(folder), settings, prove=True) for level in wanted]
         return tuple(
             Size(file.level, file.head.size, file.bits_per_weight, file.fell_back, file.needs_importance)

@@ -201,8 +201,6 @@ def test_an_adapter_of_an_untied_embedding(tmp_path):
 def test_the_file_says_what_it_is_and_the_same_input_gives_the_same_bytes(tmp_path):
     home = base(tmp_path / "model", LLAMA)
     folder, _ = adapter(tmp_path / "adapter", LLAMA, base_model_name_or_path=str(home))
-    assert lora.is_adapter(folder)
-    assert not lora.is_adapter(home)
     first = lora.convert_adapter(folder, tmp_path / "first.gguf")
     second = lora.convert_adapter(folder, tmp_path / "second.gguf", base=model_file(tmp_path, LLAMA)[0])
     assert first.read_bytes() == second.read_bytes()

@@ -104,15 +104,14 @@ def command(
         raise RequestError("nothing to convert is named", hint="give a folder, a GGUF file or a model's name")
     elif to == "safetensors":
         options.refuse("--to safetensors", only=options.BACK)
-        options.beginning(name)
+        from edge.convert.source import title_of
         from edge.convert.to_safetensors import to_safetensors
 
         path, size = located(source), options.buffer_of(max_buffer)
         dtype = level.strip().lower() if level else None
-        found = to_safetensors(path, out / (name or path.stem), level=dtype, max_buffer=size)
+        found = to_safetensors(path, out / title_of(path, name), level=dtype, max_buffer=size)
         show(found, output.written, as_json)
     else:
-        options.beginning(name)
         path = located(source)
         wanted = [part.strip().lower() for part in (level or "f16").split(",") if part.strip()]
         if adapter(path):
@@ -122,7 +121,7 @@ def command(
             from edge.convert.lora import convert_adapter
             from edge.convert.source import title_of
 
-            target = out / f"{name or title_of(path)}-lora-{wanted[0]}.gguf"
+            target = out / f"{title_of(path, name)}-lora-{wanted[0]}.gguf"
             at = located(base) if base else None
             show(convert_adapter(path, target, base=at, level=wanted[0]), output.adapter, as_json)
             return
@@ -133,7 +132,7 @@ def command(
 
         check_levels(wanted)  # before a matrix is collected, which takes minutes
         if dry_run:
-            show(sizes(path, wanted, settings=settings), output.sizes, as_json)
+            show(sizes(path, wanted, name=name, settings=settings), output.sizes, as_json)
             return
         with bars() as report:
             settings = options.weighed(settings, path, imatrix, calibrate, out, name, report)

@@ -34,14 +34,6 @@ def refuse(doing: str, *, only: Collection[str] = (), never: Collection[str] = (
             raise RequestError(f"{called} does not go with {doing}", hint="leave it out")
 
 
-def beginning(name: str | None) -> None:
-    """Raise RequestError for a --name that leads to another folder."""
-    from edge.convert.safetensors import is_name
-
-    if name is not None and (not is_name(name) or name.startswith(".")):
-        raise RequestError(f"{name!r} cannot begin files' names", hint="give another with --name")
-
-
 def settings_of(
     threads: int | None,
     max_buffer: str | None,
@@ -91,9 +83,9 @@ def weighed(
         from edge.convert.source import title_of
         from edge.convert.to_gguf import calibrate as collect
 
-        text, called = text_of(calibrate)
+        title, (text, called) = title_of(path, name), text_of(calibrate)
         importance = collect(path, text, called, out, report=report)
-        imatrix = files.write(importance, out / f"{name or title_of(path)}.imatrix.gguf")
+        imatrix = files.write(importance, out / f"{title}.imatrix.gguf")
     elif imatrix:
         importance = files.read(imatrix)
     else:
