@@ -30,7 +30,7 @@ def test_levels_certificates_and_the_closing_table(source, tmp_path, capsys):
     assert [line.split()[0] for line in lines[1:3]] == ["f16", "q4_k_m"]
     assert "logit error" in lines[1]
     assert "q4_k_m: " in lines[3]
-    assert "took another type" in lines[3]
+    assert "do not divide into blocks" in lines[3]
     assert captured.err == ""
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {f"war-{level}.{ending}" for level in ("f16", "q4_k_m") for ending in ("gguf", "json")}

@@ -26,20 +26,24 @@ def made(files: Sequence[Made]) -> str:
             f"{one.seconds:.1f}",
             size(one.peak_rss_bytes),
             comparison(one.certificate.comparison) if one.certificate else "none",
-            str(one.path),
+            one.path.name,
         )
         for one in files
     ]
     header = ("level", "size", "bits/weight", "fell back", "seconds", "peak rss", "certificate", "file")
     lines = [table(rows, header)]
+    alike: dict[tuple[str, ...], list[str]] = {}
     for one in files:
-        if one.fell_back:
-            lines.append(
-                f"{one.level}: {len(one.fell_back)} tensors took another type, their rows do not divide into its "
-                f"blocks ({one.fell_back[0]} …)"
-            )
+        alike.setdefault(one.fell_back, []).append(one.level)
+    lines += [fallback(tensors, levels) for tensors, levels in alike.items() if tensors]
     lines += [f"note: {note}" for note in (files[0].notes if files else ())]
     return "\n".join(lines)
+
+
+def fallback(tensors: Sequence[str], levels: Sequence[str]) -> str:
+    """Why some tensors are not of their level's type."""
+    those = f"{len(tensors)} tensors ({tensors[0]} …)" if len(tensors) > 1 else tensors[0]
+    return f"{', '.join(levels)}: the rows of {those} do not divide into blocks; they took another type"
 
 
 def comparison(found: Comparison) -> str:
