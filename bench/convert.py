@@ -17,7 +17,6 @@ import math
 import os
 import shutil
 import struct
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 
 from edge.errors import EdgeError, RequestError
 
+from .child import python_m
 from .speed import Spread, spread_of
 from .startup import Process, timed
 
@@ -59,7 +59,7 @@ class Converters:
 
 def edge(source: Path, level: str, out: Path, *, prove: bool) -> list[str]:
     """Our command."""
-    command = [sys.executable, "-m", "edge", "convert", str(source), "--level", level, "--out", str(out)]
+    command = python_m("edge", "convert", str(source), "--level", level, "--out", str(out))
     return command if prove else [*command, "--no-proof"]
 
 

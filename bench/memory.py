@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge.planner import plan
 
+from .child import python_m
 from .startup import timed
 
 
@@ -35,19 +35,7 @@ def memory(refs: Sequence[str], contexts: Sequence[int] = (512, 2048, 8192)) -> 
         for context in contexts:
             decided = plan(ref, ctx=context)
             prompt = " the" * (min(context, 2048) - 64)
-            _, measured = timed(
-                [
-                    sys.executable,
-                    "-m",
-                    "edge",
-                    "generate",
-                    ref,
-                    prompt,
-                    "--ctx",
-                    str(context),
-                    "--max-tokens",
-                    "16",
-                ]
-            )
+            words = ["generate", ref, prompt, "--ctx", str(context), "--max-tokens", "16"]
+            _, measured = timed(python_m("edge", *words))
             cells.append(Cell(decided.artifact, context, decided.memory.total_bytes, measured))
     return tuple(cells)

@@ -30,7 +30,7 @@ def check(path: Path, levels: int) -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise RequestError(
-            "matplotlib is not installed", hint="pip install edge-runtime[plot], or leave --plot out"
+            "matplotlib is not installed", hint="pip install matplotlib, or leave --plot out"
         ) from error
     if not levels:
         raise RequestError("there is no level to draw", hint="name level files after the base")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 from edge.errors import EngineError, RequestError
 from edge.planner import Plan, plan
 
+from .child import python_m
 from .llama_bench import llama_bench
 
 PREFILL_TOKENS, DECODE_TOKENS, SHORT_PROMPT = 512, 128, 8
@@ -89,7 +89,7 @@ class Worker:
     """A `python -m edge.bench.work` process with the model loaded; a context manager."""
 
     def __init__(self, runtime: str, decided: Plan) -> None:
-        command = [sys.executable, "-m", "edge.bench.work", runtime, str(decided.path)]
+        command = python_m("edge.bench.work", runtime, str(decided.path))
         command += [str(decided.threads.decode), str(decided.context)]
         self._runtime = runtime
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

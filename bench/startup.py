@@ -11,6 +11,7 @@ from pathlib import Path
 from edge.errors import EngineError
 from edge.planner import plan
 
+from .child import python_m
 from .llama_bench import program
 from .speed import Spread, spread_of
 
@@ -30,10 +31,14 @@ def startup(ref: str, *, peer: bool = False, repetitions: int = 7) -> tuple[Proc
     The commands take turns; the first round only warms the caches. Raises EngineError where one fails.
     """
     decided = plan(ref)
-    edge = [sys.executable, "-m", "edge"]
+    edge = python_m("edge")
     commands = {
         "python (empty)": [sys.executable, "-c", "pass"],
-        "import edge": [sys.executable, "-c", "import edge"],
+        "import edge": [
+            sys.executable,
+            "-c",
+            "import sys; sys.path[:] = filter(None, sys.path); import edge",
+        ],
         "edge --help": [*edge, "--help"],
         "edge chat": [*edge, "chat", ref, "--max-tokens", "1", "--", "Hi"],
     }
@@ -55,8 +60,10 @@ def startup(ref: str, *, peer: bool = False, repetitions: int = 7) -> tuple[Proc
 
 def timed(command: list[str]) -> tuple[float, int]:
     """Wall seconds and peak resident bytes of one run. Raises EngineError with its last words if it fails."""
-    watch = [sys.executable, "-m", "edge.bench.watch", *command]
-    seen = json.loads(subprocess.run(watch, check=True, stdout=subprocess.PIPE).stdout)
+    done = subprocess.run(python_m("edge.bench.watch", *command), stdout=subprocess.PIPE)
+    if done.returncode:
+        raise EngineError(f"{Path(command[0]).name} could not be watched", hint="its last words are above")
+    seen = json.loads(done.stdout)
     if seen["exit_code"]:
         raise EngineError(f"{Path(command[0]).name} exited with {seen['exit_code']}: {seen['last_words']}")
     return seen["wall_s"], seen["peak_rss_bytes"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from edge import gguf_header
-from edge.errors import ConversionError, RequestError
+from edge.errors import ConversionError, RequestError, StoreError
 
 from . import checkpoint as checkpoints
 from . import proof, tokenizer
@@ -20,6 +21,10 @@ def check(file: Path, against: Path) -> proof.Certificate:
     file that gives other tokens, or at a level that loses nothing other logits.
     """
     header = gguf_header.read(file)
+    if os.path.lexists(beside := file.with_suffix(".json")):
+        raise StoreError(
+            f"{beside} is there already", hint="move it away: the certificate would take its place"
+        )
     if not against.is_dir():
         raise RequestError(
             f"{against} is no checkpoint's folder", hint="--against takes the folder it was made of"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,7 +39,9 @@ def check_levels(wanted: Sequence[str]) -> None:
     """Raise RequestError for a level that this llama.cpp does not have, or that is named twice."""
     for level in wanted:
         if level not in levels():
-            raise RequestError(f"{level!r} is not a level", hint=f"there are {', '.join(levels())}")
+            near = difflib.get_close_matches(level, levels(), n=2, cutoff=0.5)
+            like = f"there is {' and '.join(near)}; " if near else ""
+            raise RequestError(f"{level!r} is not a level", hint=f"{like}`edge convert --levels` lists all")
         if wanted.count(level) > 1:
             raise RequestError(f"level {level} is named twice")
     if not wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,10 +20,13 @@ from . import gguf_source, numpy_ops, proof, tokenizer
 from .checkpoint import Checkpoint
 from .gguf import Entry, Packed
 from .gguf_source import GGUFSource
+from .quantize import LEVELS
 from .safetensors import is_name
 from .understood import understand, without_layers
 
 Array = NDArray[Any]
+# the level at the end of a file's name, which is not that of what is made of it
+LEVEL = re.compile(rf"[-.](?:{'|'.join(LEVELS)})\Z", re.IGNORECASE)
 # What a file says of its own writing, and not of the model
 REPLACED = (
     *("general.file_type", "general.quantization_version", "general.alignment", "split."),
@@ -74,7 +78,7 @@ def title_of(path: Path, name: str | None = None) -> str:
 
     Raises RequestError for what would lead to another folder or be hidden.
     """
-    title = name or (named(path.resolve()) if path.is_dir() else path.stem)
+    title = name or (named(path.resolve()) if path.is_dir() else LEVEL.sub("", path.stem))
     if not is_name(title) or title.startswith("."):
         raise RequestError(f"{title!r} cannot begin files' names", hint="give another with --name")
     return title
@@ -101,7 +105,12 @@ def from_checkpoint(original: Checkpoint, title: str, prune: Sequence[int] = ())
     if words.chat_template:
         fields["tokenizer.chat_template"] = words.chat_template
     elif not hasattr(model.config, "task"):  # encoders do not chat
-        notes.append("the checkpoint has no chat template, and the file gets none")
+        notes.append("the checkpoint has no chat template: `edge chat` needs --template for the file")
+
+    if prune:
+        fields["edge.pruned_layers"] = sorted(prune)
+        left = ", ".join(map(str, sorted(prune)))
+        notes.append(f"without layers {left}; what the file is held to is the model without them, too")
 
     def chunks(target: str, max_bytes: int, as_is: bool) -> Iterator[Array]:
         return model.chunks(by_target[target], max_bytes, as_is)

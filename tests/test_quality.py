@@ -296,4 +296,4 @@ def test_a_picture_that_cannot_be_drawn_is_refused_before_anything_is_measured(t
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(RequestError) as missing:
         plot.check(tmp_path / "p.png", 1)
-    assert "pip install edge-runtime[plot]" in missing.value.hint
+    assert "pip install matplotlib" in missing.value.hint

@@ -146,7 +146,8 @@ def notes(config: Config) -> tuple[str, ...]:
         )
     if config.head.output and not config.head.native:
         found.append(
-            "llama.cpp does not compute this head: it stands in the file's metadata, for edge to apply"
+            "llama.cpp does not compute this head: it stands in the file's metadata (edge.head), "
+            "and the certificate applies it"
         )
     if config.reads and config.reads < config.context:
         found.append(

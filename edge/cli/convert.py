@@ -136,7 +136,13 @@ def command(
             return
         with bars() as report:
             settings = options.weighed(settings, path, imatrix, calibrate, out, name, report)
-            made = convert(path, wanted, out, name=name, settings=settings, prove=not no_proof, report=report)
+            try:
+                made = convert(
+                    path, wanted, out, name=name, settings=settings, prove=not no_proof, report=report
+                )
+            except KeyboardInterrupt:
+                click.echo("\nthe same command goes on where this one stops", err=True)
+                raise
         show(made, output.made, as_json)
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def made(files: Sequence[Made]) -> str:
-    """The closing table, notes below it."""
+    """The closing table, 80 columns wide; below it what is true of all files."""
     rows = [
         (
             one.level,
@@ -24,20 +24,36 @@ def made(files: Sequence[Made]) -> str:
             f"{one.bits_per_weight:.2f}",
             str(len(one.fell_back)),
             f"{one.seconds:.1f}",
-            size(one.peak_rss_bytes),
-            comparison(one.certificate.comparison) if one.certificate else "none",
-            one.path.name,
+            *(figures(one.certificate.comparison) if one.certificate else ("none", "", "")),
         )
         for one in files
     ]
-    header = ("level", "size", "bits/weight", "fell back", "seconds", "peak rss", "certificate", "file")
+    header = ("level", "size", "bits/weight", "fell back", "seconds", "error", "kld", "top-1")
     lines = [table(rows, header)]
     alike: dict[tuple[str, ...], list[str]] = {}
     for one in files:
         alike.setdefault(one.fell_back, []).append(one.level)
     lines += [fallback(tensors, levels) for tensors, levels in alike.items() if tensors]
-    lines += [f"note: {note}" for note in (files[0].notes if files else ())]
+    lines += [f"note: {note}" for note in files[0].notes]
+    lines.append(f"peak memory {size(files[-1].peak_rss_bytes)} · {files[0].path.parent}:")
+    lines += [f"  {one.path.name}" for one in files]
     return "\n".join(lines)
+
+
+def figures(found: Comparison) -> tuple[str, str, str]:
+    """Error of logits, or of hidden states where there are none; KL divergence; top-1 agreement, or a cosine."""
+    error = found.hidden_error if found.logit_error is None else found.logit_error
+    return (
+        "–" if error is None else f"{error:.2g}",
+        "–" if found.kl_divergence is None else f"{found.kl_divergence:.2g}",
+        share(found),
+    )
+
+
+def share(found: Comparison) -> str:
+    if found.top1_agreement is not None:
+        return f"{found.top1_agreement:.1%}"
+    return "–" if found.cosine is None else f"cosine {found.cosine:.5f}"
 
 
 def fallback(tensors: Sequence[str], levels: Sequence[str]) -> str:
@@ -88,7 +104,10 @@ def levels(found: Sequence[Level]) -> str:
 
 
 def certificate(found: Certificate) -> str:
-    return f"{found.file} computes what its source does: {comparison(found.comparison)}"
+    """A level that loses nothing is refused where it differs; of the others only a reader can judge."""
+    exact = found.level in ("f32", "f16", "bf16")
+    verdict = "computes what its source does" if exact else f"is {found.level}, and so far from its source"
+    return f"{found.file} {verdict}: {comparison(found.comparison)}"
 
 
 def written(found: Written) -> str:
