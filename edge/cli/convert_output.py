@@ -35,8 +35,8 @@ def made(files: Sequence[Made]) -> str:
         alike.setdefault(one.fell_back, []).append(one.level)
     lines += [fallback(tensors, levels) for tensors, levels in alike.items() if tensors]
     lines += [f"note: {note}" for note in files[0].notes]
-    lines.append(f"peak memory {size(files[-1].peak_rss_bytes)} · {files[0].path.parent}:")
-    lines += [f"  {one.path.name}" for one in files]
+    lines.append(f"peak memory {size(files[-1].peak_rss_bytes)}; made:")
+    lines += [f"  {one.path}" for one in files]
     return "\n".join(lines)
 
 
