@@ -198,7 +198,7 @@ def test_notes_say_what_llama_cpp_does_otherwise():
 
     assert "does not say how to pool" in notes(BERT)
     assert "64 tokens" in notes(VARIANTS["bert, mean"])
-    assert "edge to apply" in notes(VARIANTS["distilbert classifier"])
+    assert "the certificate applies it" in notes(VARIANTS["distilbert classifier"])
     assert "masked words is left out" in notes(VARIANTS["bert with a head of pretraining"])
     assert notes(VARIANTS["roberta classifier"]) == ""
 
