@@ -78,10 +78,11 @@ def check(golden, hidden, logits, bound):
 
 
 # llama.cpp computes BERT's GELU by its tanh approximation from a table of f16: of a pass that does so, too, MiniLM
-# is 7e-5 away. At f16 it rounds activations as well.
-@pytest.mark.parametrize(("level", "bound"), [("f32", 2e-3), ("f16", 1e-2)])
+# is 7e-5 away, and of the exact one 1.0e-3 and more. At f16 it rounds activations as well.
+@pytest.mark.parametrize(("level", "bound"), [("f32", 1e-3), ("f16", 1e-2)])
 def test_llama_cpp_computes_what_transformers_does(real, tmp_path, level, bound):
     golden, folder = real
     (made,) = convert(folder, [level], tmp_path)
     theirs = outputs(made.path, [golden["ids"]])
-    check(golden, theirs.hidden, theirs.logits, bound)
+    loose = level == "f32" and folder.name in ("ner-minilm", MINILM)
+    check(golden, theirs.hidden, theirs.logits, 2e-3 if loose else bound)
