@@ -2,6 +2,7 @@
 
     EdgeError                 exit 1   something failed
     ├── RequestError          exit 2   an argument that cannot be used
+    │   ├── BadData           exit 2   a row of the input that makes no sense, its line named
     │   └── PromptTooLong     exit 2   prompt and context, both numbers named
     ├── ModelNotFound         exit 1   no such model here (or anywhere)
     ├── Offline               exit 1   the network is needed and was ruled out
@@ -12,6 +13,7 @@
     ├── ConversionError       exit 1   a checkpoint that cannot be converted, or does not prove equal
     ├── UnsafeFile            exit 3   a file that is damaged, hostile or not what its name says
     │   ├── BadGGUF           exit 3   its header does not hold together
+    │   ├── BadONNX           exit 3   an ONNX model that is damaged, or reaches for what it must not
     │   ├── HashMismatch      exit 3   its bytes are not the ones that were promised
     │   └── UnsafeTemplate    exit 3   its chat template broke out of its bounds
     └── DoesNotFit            exit 4   it needs more memory than there is
@@ -64,6 +66,10 @@ class PromptTooLong(RequestError):
         self.context = context
 
 
+class BadData(RequestError):
+    """Input that cannot be read as what it should be: its encoding, a row, a field; the line is named."""
+
+
 class ModelNotFound(EdgeError):
     """No model by that reference is in the store, the catalogue or at the source."""
 
@@ -100,6 +106,10 @@ class UnsafeFile(EdgeError):
 
 class BadGGUF(UnsafeFile):
     """A GGUF header that does not hold together."""
+
+
+class BadONNX(UnsafeFile):
+    """An ONNX model that is damaged, has operators that are not known, or data that lies elsewhere."""
 
 
 class HashMismatch(UnsafeFile):

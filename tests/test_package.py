@@ -13,6 +13,7 @@ from edge import errors
 ROOT = Path(__file__).parents[1]
 HEAVY = {
     "llama_cpp",
+    "onnx",
     "onnxruntime",
     "numpy",
     "jinja2",
@@ -26,11 +27,12 @@ HEAVY = {
 LAYERS = [
     {"edge.cli"},
     {"edge.bench", "edge.convert"},
+    {"edge.tasks"},
     {"edge.chat"},
-    {"edge.engine"},
+    {"edge.engine", "edge.onnx"},
     {"edge.planner"},
     {"edge.machine", "edge.store", "edge.memory"},
-    {"edge.gguf_header", "edge.home", "edge.peak"},
+    {"edge.gguf_header", "edge.onnx_folder", "edge.home", "edge.peak"},
     {"edge.errors"},
 ]
 
