@@ -20,9 +20,21 @@ def embed(table: Array, ids: Array) -> Array:
     return np.asarray(table[ids])
 
 
+def positions(ids: Array, offset: int = 0) -> Array:
+    """`offset` at the first token and 1 more at each: (tokens,)."""
+    return np.arange(len(ids)) + offset
+
+
 def first(x: Array) -> Array:
     """The first token of (tokens, width): (1, width)."""
     return x[:1]
+
+
+def last(x: Array, ids: Array, padding: int | None = None) -> Array:
+    """The last token of (tokens, width) whose id is not `padding`, the first one if all are: (1, width)."""
+    there = np.flatnonzero(ids != padding) if padding is not None else np.arange(len(ids))
+    index = int(there[-1]) if len(there) else 0
+    return x[index : index + 1]
 
 
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:

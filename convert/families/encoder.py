@@ -177,9 +177,8 @@ def forward(
         return ops.layer_norm(x, weight(f"{name}.weight"), weight(f"{name}.bias"), config.epsilon)
 
     names, head, activation = config.names, config.head, getattr(ops, config.activation)
-    places = np.arange(len(ids)) + config.offset
     x = ops.embed(weight("embeddings.word_embeddings.weight"), ids)
-    x = x + ops.embed(weight("embeddings.position_embeddings.weight"), places)
+    x = x + ops.embed(weight("embeddings.position_embeddings.weight"), ops.positions(ids, config.offset))
     if config.token_types:
         kinds = np.zeros(len(ids), np.int64) if token_types is None else token_types
         x = x + ops.embed(weight("embeddings.token_type_embeddings.weight"), kinds)

@@ -117,11 +117,8 @@ def extra_tensors(config: Config) -> dict[str, Array]:
     return {}
 
 
-def forward(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) -> tuple[Any, Any]:
-    """(hidden states after the last norm, logits), both (tokens, …), from ids (tokens,).
-
-    `weight` gives a tensor by its name in the checkpoint; `ops` is `numpy_ops` or a module like it.
-    """
+def states(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) -> Any:
+    """The hidden states after the last norm, (tokens, width), from ids (tokens,), as `forward` takes them."""
     scale = config.query_scalar**-0.5
 
     def project(x: Any, name: str) -> Any:
@@ -154,6 +151,14 @@ def forward(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) ->
         gate = ops.gelu_tanh(project(normed, f"{mlp}.gate_proj"))
         inner = project(gate * project(normed, f"{mlp}.up_proj"), f"{mlp}.down_proj")
         x = x + norm(inner, f"{name}.post_feedforward_layernorm")
-    hidden = norm(x, f"{config.prefix}norm")
-    logits = project(hidden, output_of(config))
+    return norm(x, f"{config.prefix}norm")
+
+
+def forward(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) -> tuple[Any, Any]:
+    """(hidden states after the last norm, logits), both (tokens, …), from ids (tokens,).
+
+    `weight` gives a tensor by its name in the checkpoint; `ops` is `numpy_ops` or a module like it.
+    """
+    hidden = states(ops, weight, config, ids)
+    logits = ops.linear(hidden, weight(f"{output_of(config)}.weight"))
     return hidden, logits if config.final_cap is None else ops.soft_cap(logits, config.final_cap)

@@ -181,11 +181,8 @@ def extra_tensors(config: Config) -> dict[str, Array]:
     return {"rope_freqs.weight": config.rope.divisors(config.head_size).astype(np.float32)}
 
 
-def forward(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) -> tuple[Any, Any]:
-    """(hidden states after the last norm, logits), both (tokens, …), from ids (tokens,).
-
-    `weight` gives a tensor by its name in the checkpoint; `ops` is `numpy_ops` or a module like it.
-    """
+def states(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) -> Any:
+    """The hidden states after the last norm, (tokens, width), from ids (tokens,), as `forward` takes them."""
     frequencies = config.rope.frequencies(config.head_size)
 
     def project(x: Any, name: str, *, bias: bool) -> Any:
@@ -207,6 +204,14 @@ def forward(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) ->
         gate = ops.silu(project(normed, f"{mlp}.gate_proj", bias=config.mlp_bias))
         inner = gate * project(normed, f"{mlp}.up_proj", bias=config.mlp_bias)
         x = x + project(inner, f"{mlp}.down_proj", bias=config.mlp_bias)
-    hidden = ops.rms_norm(x, weight("model.norm.weight"), config.epsilon)
+    return ops.rms_norm(x, weight("model.norm.weight"), config.epsilon)
+
+
+def forward(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) -> tuple[Any, Any]:
+    """(hidden states after the last norm, logits), both (tokens, …), from ids (tokens,).
+
+    `weight` gives a tensor by its name in the checkpoint; `ops` is `numpy_ops` or a module like it.
+    """
+    hidden = states(ops, weight, config, ids)
     output = "model.embed_tokens.weight" if config.tied else "lm_head.weight"
     return hidden, ops.linear(hidden, weight(output))

@@ -235,11 +235,8 @@ def extra_tensors(config: Config) -> dict[str, Array]:
     return {}
 
 
-def forward(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) -> tuple[Any, Any]:
-    """(hidden states after the last norm, logits), both (tokens, …), from ids (tokens,).
-
-    `weight` gives a tensor by its name in the checkpoint; `ops` is `numpy_ops` or a module like it.
-    """
+def states(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) -> Any:
+    """The hidden states after the last norm, (tokens, width), from ids (tokens,), as `forward` takes them."""
     frequencies = config.rope.frequencies(config.head_size)
     scale = config.rope.scale if isinstance(config.rope, Yarn) else 1.0
 
@@ -269,6 +266,14 @@ def forward(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) ->
         gate = ops.silu(ops.linear(normed, weight(f"{mlp}.gate_proj.weight")))
         inner = gate * ops.linear(normed, weight(f"{mlp}.up_proj.weight"))
         x = x + ops.linear(inner, weight(f"{mlp}.down_proj.weight"))
-    hidden = ops.rms_norm(x, weight("model.norm.weight"), config.epsilon)
+    return ops.rms_norm(x, weight("model.norm.weight"), config.epsilon)
+
+
+def forward(ops: Any, weight: Callable[[str], Any], config: Config, ids: Any) -> tuple[Any, Any]:
+    """(hidden states after the last norm, logits), both (tokens, …), from ids (tokens,).
+
+    `weight` gives a tensor by its name in the checkpoint; `ops` is `numpy_ops` or a module like it.
+    """
+    hidden = states(ops, weight, config, ids)
     output = "model.embed_tokens.weight" if config.tied else "lm_head.weight"
     return hidden, ops.linear(hidden, weight(output))
