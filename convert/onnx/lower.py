@@ -1,0 +1,141 @@
+"""From the values that outputs need to nodes: several values at once where `RULES` know an operator for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import attention
+from .emit import EMITTERS, Emission
+from .values import Value
+
+EMITTERS["attention"] = attention.scores
+
+
+@dataclass(frozen=True)
+class Fused:
+    """How a value is emitted: from these values, and which others get their names by it."""
+
+    operands: tuple[Value, ...]
+    emit: Callable[[Emission], str]
+    provides: tuple[Value, ...] = ()
+
+
+Uses = Mapping[int, Sequence[Value]]  # the values that read a value, by its index
+Rule = Callable[[Value, Uses], Fused | None]
+
+
+def lower(made: Sequence[Value], outputs: Sequence[Value], emission: Emission) -> list[str]:
+    """Emit what the outputs need, in the order of the pass; the outputs' names."""
+    uses = used(made, outputs)
+    needed, provided, plan = {value.index for value in outputs}, set[int](), dict[int, Fused]()
+    for value in reversed(made):
+        if value.index in needed and value.index not in provided:
+            plan[value.index] = chosen = choose(value, uses)
+            needed.update(operand.index for operand in chosen.operands)
+            provided.update(other.index for other in chosen.provides)
+    for value in made:
+        if value.index in plan and value.index not in provided:
+            emission.names[value.index] = plan[value.index].emit(emission)
+    return [emission.names[value.index] for value in outputs]
+
+
+def used(made: Sequence[Value], outputs: Sequence[Value]) -> dict[int, list[Value]]:
+    """Who reads each value, of those that the outputs need; an output is read by itself."""
+    found = {value.index: [value] for value in outputs}
+    for value in reversed(made):
+        if value.index in found:
+            for operand in operands_of(value):
+                found.setdefault(operand.index, []).append(value)
+    return found
+
+
+def operands_of(value: Value) -> tuple[Value, ...]:
+    return tuple(operand for operand in value.operands if isinstance(operand, Value))
+
+
+def choose(value: Value, uses: Uses) -> Fused:
+    for rule in RULES.get(value.kind, ()):
+        if (found := rule(value, uses)) is not None:
+            return found
+    emitter = EMITTERS[value.kind]
+    return Fused(operands_of(value), lambda emission: emitter(emission, value))
+
+
+def only(value: Any, kind: str, uses: Uses) -> bool:
+    """Whether it is a value of this kind that one other reads."""
+    return isinstance(value, Value) and value.kind == kind and len(uses[value.index]) == 1
+
+
+def biased(value: Value, uses: Uses) -> Fused | None:
+    """gelu(linear): the bias is added by the activation."""
+    (x,) = value.operands
+    if not only(x, "linear", uses) or x.operands[2] is None:
+        return None
+    source, weight, bias = x.operands
+    kind = {"gelu": "BiasGelu", "gelu_tanh": "FastGelu"}[value.kind]
+    return Fused((source,), lambda emission: emission.fused(kind, emission.linear(source, weight), bias))
+
+
+def skipping(value: Value, uses: Uses) -> Fused | None:
+    """layer_norm(x + y): SkipLayerNormalization, which adds the bias of a linear among them, and gives the sum too."""
+    total, weight, bias = value.operands
+    if not isinstance(total, Value) or total.kind != "add" or len(operands_of(total)) != 2:
+        return None
+    others = [other for other in uses[total.index] if other is not value]
+    if any(other.index <= value.index for other in others):  # they would read the sum before it is there
+        return None
+    skip, x = total.operands
+    if not only(x, "linear", uses):
+        skip, x = x, skip
+    if narrow(x, "positions", "zeros") or narrow(skip, "zeros"):
+        return None
+    added = None
+    operands = (x, skip)
+    if only(x, "linear", uses) and x.operands[2] is not None:
+        added, operands = x.operands[2], (x.operands[0], skip)
+
+    def emit(emission: Emission) -> str:
+        y = emission.linear(x.operands[0], x.operands[1]) if added else x
+        inputs = [emission.name(one) for one in (y, skip, weight, bias, added)]
+        outputs = ["", "", "", ""] if others else [""]
+        number = emission.graph.count
+        outputs[0] = f"SkipLayerNormalization_{number}"
+        if others:
+            outputs[3] = emission.names[total.index] = f"SkipLayerNormalization_{number}_sum"
+        epsilon = value.attributes["epsilon"]
+        emission.graph.node(
+            "SkipLayerNormalization", inputs, outputs=outputs, domain="com.microsoft", epsilon=epsilon
+        )
+        return outputs[0]
+
+    return Fused(operands, emit, (total,) if others else ())
+
+
+def narrow(value: Value, *kinds: str) -> bool:
+    """Whether it is an embedding of such, which is less than (batch, tokens, width)."""
+    return value.kind == "embed" and value.operands[0].kind in kinds
+
+
+def joined(value: Value, uses: Uses) -> Fused | None:
+    """join_heads(attention(…)): ONNX Runtime's attention, the projections in it where they are of the same values."""
+    (heads,) = value.operands
+    if not only(heads, "attention", uses) or len(operands_of(heads)) != 3:
+        return None
+    if any(part.kind != "split_heads" for part in heads.operands) or not attention.same_heads(heads):
+        return None
+    if (together := attention.packed(heads)) is not None:
+        x, weights, biases = together
+        return Fused((x,), lambda emission: attention.fused(emission, heads, x, weights, biases))
+    three = tuple(part.operands[0] for part in heads.operands)
+    return Fused(three, lambda emission: attention.of_three(emission, heads))
+
+
+# By the kind of the last of the values; the first that knows it is taken
+RULES: dict[str, list[Rule]] = {
+    "gelu": [biased],
+    "gelu_tanh": [biased],
+    "layer_norm": [skipping],
+    "join_heads": [joined],
+}
