@@ -19,7 +19,7 @@ class About:
 
     task        embedding, classification (of texts) or tokens (a label for each)
     labels      a classifier's by their number; empty for embeddings
-    problem     its problem_type: regression, single_label_classification, multi_label_classification; None is the second
+    problem     its problem_type: regression, single_label_classification, multi_label_classification; None: not said
     backend     onnxruntime-cpu or llama.cpp-cpu
     level       the quantization level; empty where the file does not say
     max_tokens  how many tokens of a text it reads, special ones included
