@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge import gguf_header
+from edge.engine import heads
 from edge.engine.binding import listen, llama, why
 from edge.engine.vocab import Vocab
 from edge.errors import ConversionError
 from edge.gguf_header import Header
-
-from . import heads
 
 Array = NDArray[Any]
 

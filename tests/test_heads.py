@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from family_files import f32_file, random_weights
 
-from edge.convert import heads
 from edge.convert.families import family_of
+from edge.engine import heads
 from edge.engine.binding import llama
 from edge.errors import BadGGUF
 

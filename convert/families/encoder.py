@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import heads
+from edge.engine import heads
+
 from .encoder_config import POOLINGS, Config
 from .encoder_header import KEY, rest_of
 from .weight import Array, Layout, Weight

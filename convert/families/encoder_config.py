@@ -44,7 +44,7 @@ class Head:
     """Names of the layers after the last hidden state, and the function between them.
 
     `dense` alone is the pooler of a model that is not a classifier. llama.cpp computes a `native` head; the others
-    stand in the file's metadata (`edge.convert.heads`) and are applied to what it gives.
+    stand in the file's metadata (`edge.engine.heads`) and are applied to what it gives.
     """
 
     dense: str | None = None
