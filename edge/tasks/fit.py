@@ -9,7 +9,8 @@ as certain as they are right there (Guo et al. 2017, On Calibration of Modern Ne
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.errors import BadData, RequestError
+from edge.errors import BadData, EngineError, RequestError
 from edge.tasks.encoder import Array
 
 FOLDS = 5
@@ -67,13 +68,12 @@ class Choice:
     nll: float
 
 
-def fit(x: Array, y: Array, labels: tuple[str, ...], *, threads: int, report: Report) -> Fitted:
-    """A classifier of embeddings x (rows, width) by y (rows,), numbers of `labels`.
+def fit(x: Array, y: Array, *, threads: int, report: Report) -> Fitted:
+    """A classifier of embeddings x (rows, width) by y (rows,), numbers of labels that each have two rows or more.
 
-    Raises RequestError where scikit-learn is missing, BadData where a label has fewer than 2 rows, there is only one
-    label, or an embedding is not finite.
+    Raises RequestError where scikit-learn is missing, EngineError where an embedding is not finite.
     """
-    check(x, y, labels)
+    check_finite(x)
     with solver(threads) as model:
         centre = x.mean(axis=0, dtype=np.float64)
         scale = float(np.sqrt(np.mean((x - centre) ** 2, dtype=np.float64))) or 1.0
@@ -97,24 +97,30 @@ def fit(x: Array, y: Array, labels: tuple[str, ...], *, threads: int, report: Re
     )
 
 
-def check(x: Array, y: Array, labels: tuple[str, ...]) -> None:
-    """Raise BadData for what cannot be fitted."""
+def check_counts(given: Sequence[str], labels: Sequence[str]) -> None:
+    """Raise BadData for fewer than two labels, or a label with a single row."""
     if len(labels) < 2:
-        only = f"all rows have the label {labels[0]!r}" if labels else "there are no rows"
-        raise BadData(f"{only}, and a classifier needs two", hint="add rows of another label")
-    counts = np.bincount(y, minlength=len(labels))
-    few = [label for label, count in zip(labels, counts, strict=True) if count < 2]
+        raise BadData(
+            f"all {len(given)} rows have the label {labels[0]}, and a classifier needs two",
+            hint="add rows of another label",
+        )
+    counts = Counter(given)
+    few = [label for label in labels if counts[label] < 2]
     if few:
         named = ", ".join(few[:5]) + (", …" if len(few) > 5 else "")
         raise BadData(
             f"{len(few)} of {len(labels)} labels have a single row: {named}",
             hint="each needs 2, one to learn from and one to be held out; add rows or leave those labels out",
         )
-    if not np.isfinite(x).all():
-        lost = int((~np.isfinite(x)).any(axis=1).sum())
-        raise BadData(
+
+
+def check_finite(x: Array) -> None:
+    """Raise EngineError for embeddings that are no numbers."""
+    lost = int((~np.isfinite(x)).any(axis=1).sum())
+    if lost:
+        raise EngineError(
             f"the encoder gives NaN or infinite values for {lost} of {len(x)} texts",
-            hint="its weights are damaged, or it was converted to a level it does not bear",
+            hint="its weights are damaged, or its level is too coarse for it; convert it again",
         )
 
 
