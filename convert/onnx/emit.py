@@ -105,9 +105,7 @@ def linear(emission: Emission, value: Value) -> str:
 
 
 def layer_norm(emission: Emission, value: Value) -> str:
-    return emission.node(
-        "LayerNormalization", *value.operands, axis=-1, epsilon=value.attributes["epsilon"]
-    )
+    return emission.node("LayerNormalization", *value.operands, axis=-1, epsilon=value.attributes["epsilon"])
 
 
 def gelu(emission: Emission, value: Value) -> str:

@@ -22,13 +22,17 @@ from onnx import helper
 from edge.errors import ConversionError
 from edge.onnx_folder import DATA
 
+from .values import TOGETHER, Handle
+
 Array = NDArray[Any]
 
 # Opset 20 is the first with Gelu; ONNX Runtime reads it since 1.17. com.microsoft has its fused operators.
 OPSETS = {"": 20, "com.microsoft": 1}
 IR_VERSION = 9  # the one of opset 20
 MICROSOFT = "com.microsoft"
-LARGEST = (1 << 31) - (1 << 24)  # bytes of weights in a model.onnx: protobuf ends at 2 GiB, the nodes take some
+LARGEST = (1 << 31) - (
+    1 << 24
+)  # bytes of weights in a model.onnx: protobuf ends at 2 GiB, the nodes take some
 ALIGNMENT = 4096  # of each tensor in model.onnx.data, so that it can be mapped (ONNX's external data)
 SMALL = 1024  # bytes of a tensor that stays in model.onnx: what shapes depend on has to be there
 
@@ -58,7 +62,7 @@ class Group:
 
 @dataclass
 class Graph:
-    """Nodes in the order they run; `types` says of each weight how it is kept."""
+    """Nodes in the order they run; `types` says of each weight how it is kept, `elements` how many are."""
 
     name: str
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -66,6 +70,7 @@ class Graph:
     outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     groups: dict[str, Group] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
+    elements: dict[str, int] = field(default_factory=dict)
     count: int = 0
 
     def node(
@@ -79,13 +84,17 @@ class Graph:
     ) -> list[str]:
         """Add a node; the names of its outputs, new ones unless given. "" leaves out an optional one."""
         if isinstance(outputs, int):
-            outputs = [f"{kind}_{self.count}" if not at else f"{kind}_{self.count}_{at}" for at in range(outputs)]
+            outputs = [
+                f"{kind}_{self.count}" if not at else f"{kind}_{self.count}_{at}" for at in range(outputs)
+            ]
         name = f"{kind}_{self.count}"
         self.count += 1
         given = list(inputs)
         while given and not given[-1]:
             given.pop()
-        self.nodes.append(helper.make_node(kind, given, list(outputs), name=name, domain=domain, **attributes))
+        self.nodes.append(
+            helper.make_node(kind, given, list(outputs), name=name, domain=domain, **attributes)
+        )
         return list(outputs)
 
     def weight(
@@ -102,6 +111,17 @@ class Graph:
         array = np.asarray(value, dtype)
         key = f"constant {array.dtype} {array.tolist()}"
         return self.weight(key, [("", array.dtype, array.shape)], lambda: [array])[0]
+
+    def kept(self, handle: Handle, how: str) -> None:
+        """Note how a weight is kept; of several in one, of each."""
+        self.elements[handle.name] = int(np.prod(handle.shape, dtype=np.int64))
+        for name in handle.name.split(TOGETHER):
+            self.types.setdefault(name, how)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of all that is kept, such as scales, over the weights."""
+        return 8 * self.weight_bytes / sum(self.elements.values())
 
     @property
     def weight_bytes(self) -> int:

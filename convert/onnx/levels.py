@@ -34,12 +34,12 @@ class Level:
 
     def vector(self, graph: Graph, handle: Handle) -> str:
         """The weight in float32, as the table has it."""
-        graph.types.setdefault(handle.name, "float32")
+        graph.kept(handle, "float32")
         return graph.weight(handle.name, [("", np.float32, handle.shape)], lambda: [read(handle)])[0]
 
     def turned(self, graph: Graph, handle: Handle) -> str:
         """The weight (out, in) in float32 as (in, out): what MatMul multiplies by."""
-        graph.types[handle.name] = "float32"
+        graph.kept(handle, "float32")
         shape = handle.shape[::-1]
         parts = [("", np.float32, shape)]
         return graph.weight(f"{handle.name} turned", parts, lambda: [turn(read(handle))])[0]
@@ -80,7 +80,7 @@ class Half(Level):
     bits = 16.0
 
     def turned(self, graph: Graph, handle: Handle) -> str:
-        graph.types[handle.name] = "float16"
+        graph.kept(handle, "float16")
         parts = [(" half", np.float16, handle.shape[::-1])]
         (kept,) = graph.weight(f"{handle.name} turned", parts, lambda: [turn(half(handle))])
         return self.widened(graph, kept)
@@ -94,7 +94,7 @@ class Half(Level):
     def table(self, graph: Graph, ids: str, table: Handle) -> str:
         if table.exact:
             return super().table(graph, ids, table)
-        graph.types[table.name] = "float16"
+        graph.kept(table, "float16")
         (kept,) = graph.weight(table.name, [(" half", np.float16, table.shape)], lambda: [half(table)])
         return self.widened(graph, graph.node("Gather", [kept, ids], axis=0)[0])
 
@@ -106,7 +106,7 @@ class Quantized(Level):
         if table.exact:
             return super().table(graph, ids, table)
         rows, width = table.shape
-        graph.types[table.name] = "int8 by row"
+        graph.kept(table, "int8 by row")
         parts = [(" rows", np.int8, (rows, width)), (" scales", np.float32, (rows, 1))]
         kept, scales = graph.weight(table.name, parts, lambda: encode.rows(read(table)))
         found = [graph.node("Gather", [each, ids], axis=0)[0] for each in (kept, scales)]
@@ -140,7 +140,7 @@ class Int8(Quantized):
     def quantized(self, graph: Graph, weight: Handle) -> tuple[str, str]:
         """The weight as int8 (in, out) and the scales of its columns."""
         out, width = weight.shape
-        graph.types[weight.name] = "int8 by output channel"
+        graph.kept(weight, "int8 by output channel")
         parts = [(" columns", np.int8, (width, out)), (" scales", np.float32, (out,))]
 
         def make() -> Sequence[encode.Array]:
@@ -163,7 +163,7 @@ class Blocks(Quantized):
     def product(self, graph: Graph, x: str, weight: Handle) -> str:
         out, columns = weight.shape
         blocks = -(-columns // BLOCK)
-        graph.types[weight.name] = f"int{self.width} by block of {BLOCK}"
+        graph.kept(weight, f"int{self.width} by block of {BLOCK}")
         parts = [
             (" blocks", np.uint8, (out, blocks, BLOCK * self.width // 8)),
             (" scales", np.float32, (out, blocks)),

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+TOGETHER = " | "  # between the names of weights in one
+
 
 @dataclass(frozen=True, eq=False)
 class Handle:
@@ -46,7 +48,7 @@ class Handle:
         return self.changed(f"[{start}:{stop}:{step}]", shape, lambda x: x[rows])
 
     @property
-    def T(self) -> Handle:  # noqa: N802  as NumPy calls it
+    def T(self) -> Handle:
         return self.changed(".T", self.shape[::-1], lambda x: x.T)
 
     @property
@@ -59,7 +61,7 @@ class Handle:
 
 def stacked(handles: list[Handle]) -> Handle:
     """Weights one below the other."""
-    name = " | ".join(handle.name for handle in handles)
+    name = TOGETHER.join(handle.name for handle in handles)
     shape = (sum(handle.shape[0] for handle in handles), *handles[0].shape[1:])
     exact = any(handle.exact for handle in handles)
     return Handle(name, shape, lambda: np.concatenate([handle.read() for handle in handles]), exact)
@@ -70,7 +72,9 @@ class Value:
 
     __array_ufunc__ = None
 
-    def __init__(self, made: list[Value], kind: str, operands: tuple[Any, ...], attributes: dict[str, Any]):
+    def __init__(
+        self, made: list[Value], kind: str, operands: tuple[Any, ...], attributes: dict[str, Any]
+    ) -> None:
         self.made, self.kind, self.operands, self.attributes = made, kind, operands, attributes
         self.index = len(made)
         made.append(self)

@@ -1,0 +1,93 @@
+"""What ONNX Runtime computes for a folder, of texts in tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import ConversionError
+
+from ..computed import Outputs
+from .model import EMBEDDING, HIDDEN, IDS, LOGITS, MASK, TYPES
+
+Array = NDArray[Any]
+Text = tuple[Sequence[int], Sequence[int]]  # ids and token types (tokens,)
+TOGETHER = 16  # texts at once
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of one text, without padding; None where the graph has no such output."""
+
+    hidden: Array | None
+    logits: Array | None
+    pooled: Array | None
+
+
+def session(path: Path) -> Any:
+    """A session on the CPU alone. Raises ConversionError where ONNX Runtime does not load the graph."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no class of their own
+        raise ConversionError(f"ONNX Runtime does not load {path.name}: {first_line(error)}") from None
+
+
+def run(session: Any, texts: Sequence[Text]) -> list[Result]:
+    """Texts padded to the longest. Raises ConversionError where it fails, and for NaN or infinity."""
+    shape = (len(texts), max(len(ids) for ids, _ in texts))
+    feed = {name: np.zeros(shape, np.int64) for name in (IDS, MASK, TYPES)}
+    for row, (ids, types) in enumerate(texts):
+        feed[IDS][row, : len(ids)], feed[TYPES][row, : len(ids)], feed[MASK][row, : len(ids)] = ids, types, 1
+    wanted = {entry.name for entry in session.get_inputs()}
+    names = [entry.name for entry in session.get_outputs()]
+    try:
+        values = session.run(names, {name: array for name, array in feed.items() if name in wanted})
+    except Exception as error:
+        raise ConversionError(f"ONNX Runtime does not compute it: {first_line(error)}") from None
+    found = dict(zip(names, values, strict=True))
+    if not all(np.isfinite(array).all() for array in values):
+        raise ConversionError("ONNX Runtime computes NaN or infinity for it")
+
+    def of(name: str, row: int) -> Array | None:
+        if name not in found:
+            return None
+        mine: Array = found[name][row]
+        return mine[: len(texts[row][0])] if mine.ndim == 2 else mine
+
+    return [Result(of(HIDDEN, row), of(LOGITS, row), of(EMBEDDING, row)) for row in range(len(texts))]
+
+
+def answers(session: Any, texts: Sequence[Text]) -> list[Array]:
+    """Logits or embeddings, hidden states where there are neither: texts of a length together, their order kept."""
+    found: list[Array] = [np.empty(0)] * len(texts)
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row][0]))
+    for start in range(0, len(order), TOGETHER):
+        rows = order[start : start + TOGETHER]
+        for row, result in zip(rows, run(session, [texts[row] for row in rows]), strict=True):
+            given = (result.logits, result.pooled, result.hidden)
+            found[row] = next(array for array in given if array is not None)
+    return found
+
+
+def together(results: Sequence[Result]) -> Outputs:
+    """Of several texts, one after the other, as comparisons take them."""
+
+    def of(name: str) -> Array | None:
+        arrays = [getattr(result, name) for result in results]
+        return None if arrays[0] is None else np.concatenate([np.atleast_2d(array) for array in arrays])
+
+    hidden = of("hidden")
+    return Outputs(np.empty((0, 0)) if hidden is None else hidden, of("logits"), of("pooled"))
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
