@@ -1,56 +1,49 @@
-"""Attention in the graph: ONNX Runtime's own operators where they compute it, else scores, softmax and sum.
+"""Attention in the graph: ONNX Runtime's MultiHeadAttention where it computes it, else scores, softmax and sum.
 
-`Attention` multiplies by the packed weights of query, key and value itself; `MultiHeadAttention` takes the three.
+Its `Attention`, which multiplies by the weights of query, key and value too, does so head by head: slower on a CPU
+than three multiplications and this; so is SkipLayerNormalization than an addition and LayerNormalization.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from .emit import HIDDEN, Emission
-from .values import Handle, Value, stacked
+from .values import Value, stacked
 
 
-def packed(value: Value) -> tuple[Value, list[Handle], list[Handle]] | None:
-    """What query, key and value are linears of, their weights and biases, where they are of one and have biases."""
-    linears = [heads.operands[0] for heads in value.operands[:3] if heads.kind == "split_heads"]
-    if len(linears) != 3 or any(one.kind != "linear" for one in linears):
-        return None
-    x = linears[0].operands[0]
-    if any(one.operands[0] is not x or one.operands[2] is None for one in linears):
-        return None
-    if len({one.operands[1].shape for one in linears}) != 1 or not same_heads(value):
-        return None
-    return x, [one.operands[1] for one in linears], [one.operands[2] for one in linears]
+def is_plain(value: Value) -> bool:
+    """Whether MultiHeadAttention computes it: heads of one number, split only here, nothing added to the scores."""
+    parts = value.operands
+    if len(parts) != 3 or any(part.kind != "split_heads" for part in parts):
+        return False
+    return len({part.attributes["heads"] for part in parts}) == 1
 
 
-def same_heads(value: Value) -> bool:
-    return len({heads.attributes["heads"] for heads in value.operands[:3]}) == 1
+def of_linears(emission: Emission, value: Value, linears: Sequence[Value]) -> str:
+    """(batch, tokens, width): attention of three linears, the heads joined.
+
+    It adds their biases where the level's multiplication does not: it copies the three anyway.
+    """
+    weights, biases = ([one.operands[place] for one in linears] for place in (1, 2))
+    sources = [one.operands[0] for one in linears]
+    if emission.level.adds_bias:
+        products = map(emission.linear, sources, weights, biases)
+        return of_three(emission, value, list(products))
+    return of_three(emission, value, list(map(emission.linear, sources, weights)), stacked(biases))
 
 
-def fused(emission: Emission, value: Value, x: Value, weights: list[Handle], biases: list[Handle]) -> str:
-    """(batch, tokens, width): attention of linears of `x`, with the heads joined."""
-    return emission.level.attention(
-        emission.graph,
-        emission.name(x),
-        stacked(weights),
-        stacked(biases),
-        emission.mask,
-        heads=value.operands[0].attributes["heads"],
-        causal=value.attributes["causal"],
-        scale=value.attributes["scale"],
-    )
-
-
-def of_three(emission: Emission, value: Value) -> str:
+def of_three(emission: Emission, value: Value, three: Sequence[Any], biases: Any = None) -> str:
     """(batch, tokens, width): attention of query, key and value (batch, tokens, width), the heads joined."""
     attributes = {"num_heads": value.operands[0].attributes["heads"]}
     if value.attributes["causal"]:
         attributes["unidirectional"] = 1
     if value.attributes["scale"]:
         attributes["scale"] = value.attributes["scale"]
-    inputs = [heads.operands[0] for heads in value.operands[:3]]
-    return emission.fused("MultiHeadAttention", *inputs, None, emission.mask, **attributes)
+    return emission.fused("MultiHeadAttention", *three, biases, emission.mask, **attributes)
 
 
 def scores(emission: Emission, value: Value) -> str:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from edge.errors import ConversionError
 
 from ..computed import Outputs
-from .model import EMBEDDING, HIDDEN, IDS, LOGITS, MASK, TYPES
+from .emit import MASK
+from .model import EMBEDDING, HIDDEN, IDS, LOGITS, TYPES
 
 Array = NDArray[Any]
 Text = tuple[Sequence[int], Sequence[int]]  # ids and token types (tokens,)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-# Without VNNI the kernels add two products of uint8 and int8 in 16 bits, which hold 2 · 255 · 64 and not more.
+# Without VNNI the kernels add two products of uint8 and int8 in 16 bits, which hold 2 · 255 · 64.
 CHANNEL = 64
 ROW = 127
 # A scale that cuts off the largest values and rounds all others less may be nearer on the whole: these parts of the
@@ -45,7 +45,7 @@ def blocks(weight: Array, bits: int, size: int) -> tuple[Array, Array]:
     padded = np.zeros((out, count * size), np.float32)
     padded[:, :width] = weight
     values, scales = nearest(padded.reshape(-1, size), middle)
-    stored = (values + middle).astype(np.uint8).reshape(out, count, size)
+    stored: Array = (values + middle).astype(np.uint8).reshape(out, count, size)
     if bits == 4:
         stored = stored[..., 0::2] | stored[..., 1::2] << 4
     return stored, scales.reshape(out, count)
@@ -59,7 +59,8 @@ def nearest(x: Array, middle: int) -> tuple[Array, Array]:
     """
     rows = np.arange(len(x))
     farthest = x[rows, np.abs(x).argmax(axis=1)]
-    best, best_scale = np.zeros(x.shape, np.int16), np.zeros(len(x), np.float32)
+    best: Array = np.zeros(x.shape, np.int16)
+    best_scale = np.zeros(len(x), np.float32)
     least = np.full(len(x), np.inf, np.float32)
     for clip in CLIPS:
         scale = farthest * np.float32(-clip / middle)

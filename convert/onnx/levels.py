@@ -13,7 +13,6 @@ float32 at every level.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ class Level:
     """fp32, and what the others have in common."""
 
     name = "fp32"
-    bits = 32.0
+    adds_bias = False  # whether its multiplication adds a bias at no cost
 
     def vector(self, graph: Graph, handle: Handle) -> str:
         """The weight in float32, as the table has it."""
@@ -46,38 +45,21 @@ class Level:
 
     def linear(self, graph: Graph, x: str, weight: Handle, bias: Handle | None) -> str:
         """x · weightᵀ + bias, by name."""
-        exact = weight.exact
-        y = (Level.product if exact else type(self).product)(self, graph, x, weight)
-        return y if bias is None else graph.node("Add", [y, self.vector(graph, bias)])[0]
+        if weight.exact:
+            return LEVELS["fp32"].product(graph, x, weight, bias)
+        return self.product(graph, x, weight, bias)
 
-    def product(self, graph: Graph, x: str, weight: Handle) -> str:
-        return graph.node("MatMul", [x, Level.turned(self, graph, weight)])[0]
+    def product(self, graph: Graph, x: str, weight: Handle, bias: Handle | None) -> str:
+        y = graph.node("MatMul", [x, self.turned(graph, weight)])[0]
+        return y if bias is None else graph.node("Add", [y, self.vector(graph, bias)])[0]
 
     def table(self, graph: Graph, ids: str, table: Handle) -> str:
         """Rows of a table, float32."""
         return graph.node("Gather", [self.vector(graph, table), ids], axis=0)[0]
 
-    def attention(
-        self,
-        graph: Graph,
-        x: str,
-        weights: Handle,
-        biases: Handle,
-        mask: str,
-        *,
-        heads: int,
-        causal: bool,
-        scale: float | None,
-    ) -> str:
-        """Attention of the three linears of x that `weights` and `biases` stack."""
-        inputs = [x, self.turned(graph, weights), self.vector(graph, biases), mask]
-        attributes = {"num_heads": heads, "unidirectional": int(causal), **scaled(scale)}
-        return graph.node("Attention", inputs, domain=MICROSOFT, **attributes)[0]
-
 
 class Half(Level):
     name = "fp16"
-    bits = 16.0
 
     def turned(self, graph: Graph, handle: Handle) -> str:
         graph.kept(handle, "float16")
@@ -88,9 +70,6 @@ class Half(Level):
     def widened(self, graph: Graph, kept: str) -> str:
         return graph.node("Cast", [kept], to=1)[0]
 
-    def product(self, graph: Graph, x: str, weight: Handle) -> str:
-        return graph.node("MatMul", [x, self.turned(graph, weight)])[0]
-
     def table(self, graph: Graph, ids: str, table: Handle) -> str:
         if table.exact:
             return super().table(graph, ids, table)
@@ -100,7 +79,9 @@ class Half(Level):
 
 
 class Quantized(Level):
-    """Tables by row, and attention of projections that are multiplied as everything else is."""
+    """Tables by row."""
+
+    adds_bias = True
 
     def table(self, graph: Graph, ids: str, table: Handle) -> str:
         if table.exact:
@@ -112,30 +93,9 @@ class Quantized(Level):
         found = [graph.node("Gather", [each, ids], axis=0)[0] for each in (kept, scales)]
         return graph.node("Mul", [graph.node("Cast", [found[0]], to=1)[0], found[1]])[0]
 
-    def attention(
-        self,
-        graph: Graph,
-        x: str,
-        weights: Handle,
-        biases: Handle,
-        mask: str,
-        *,
-        heads: int,
-        causal: bool,
-        scale: float | None,
-    ) -> str:
-        widths = graph.constant([weights.shape[0] // 3] * 3, np.int64)
-        three = graph.node("Split", [self.product(graph, x, weights), widths], outputs=3, axis=-1)
-        attributes: dict[str, Any] = {"num_heads": heads, **scaled(scale)}
-        if causal:
-            attributes["unidirectional"] = 1
-        inputs = [*three, self.vector(graph, biases), mask]
-        return graph.node("MultiHeadAttention", inputs, domain=MICROSOFT, **attributes)[0]
-
 
 class Int8(Quantized):
     name = "int8"
-    bits = 8.0
 
     def quantized(self, graph: Graph, weight: Handle) -> tuple[str, str]:
         """The weight as int8 (in, out) and the scales of its columns."""
@@ -150,9 +110,10 @@ class Int8(Quantized):
         kept, scales = graph.weight(weight.name, parts, make)
         return kept, scales
 
-    def product(self, graph: Graph, x: str, weight: Handle) -> str:
+    def product(self, graph: Graph, x: str, weight: Handle, bias: Handle | None) -> str:
         kept, scales = self.quantized(graph, weight)
-        return graph.node("DynamicQuantizeMatMul", [x, kept, scales], domain=MICROSOFT)[0]
+        inputs = [x, kept, scales, "", self.vector(graph, bias) if bias else ""]
+        return graph.node("DynamicQuantizeMatMul", inputs, domain=MICROSOFT)[0]
 
 
 class Blocks(Quantized):
@@ -160,7 +121,7 @@ class Blocks(Quantized):
 
     width = 8
 
-    def product(self, graph: Graph, x: str, weight: Handle) -> str:
+    def product(self, graph: Graph, x: str, weight: Handle, bias: Handle | None) -> str:
         out, columns = weight.shape
         blocks = -(-columns // BLOCK)
         graph.kept(weight, f"int{self.width} by block of {BLOCK}")
@@ -174,18 +135,17 @@ class Blocks(Quantized):
 
         kept, scales = graph.weight(weight.name, parts, make)
         attributes = {"K": columns, "N": out, "bits": self.width, "block_size": BLOCK, "accuracy_level": 4}
-        return graph.node("MatMulNBits", [x, kept, scales], domain=MICROSOFT, **attributes)[0]
+        inputs = [x, kept, scales, "", "", self.vector(graph, bias) if bias else ""]
+        return graph.node("MatMulNBits", inputs, domain=MICROSOFT, **attributes)[0]
 
 
 class Int8W(Blocks):
     name = "int8w"
-    bits = 8 + 32 / BLOCK
 
 
 class Int4(Blocks):
     name = "int4"
     width = 4
-    bits = 4 + 32 / BLOCK
 
 
 LEVELS: dict[str, Level] = {level.name: level for level in (Level(), Half(), Int8(), Int8W(), Int4())}
@@ -198,11 +158,6 @@ def check_levels(wanted: Sequence[str]) -> None:
             raise RequestError(f"{level!r} is no level of ONNX", hint=f"there are {', '.join(LEVELS)}")
     if not wanted or len(set(wanted)) < len(wanted):
         raise RequestError("name each level once", hint=f"there are {', '.join(LEVELS)}")
-
-
-def scaled(scale: float | None) -> dict[str, float]:
-    """1 / √head size is what the operators do by themselves."""
-    return {} if scale is None else {"scale": scale}
 
 
 def read(handle: Handle) -> encode.Array:

@@ -78,64 +78,21 @@ def biased(value: Value, uses: Uses) -> Fused | None:
     return Fused((source,), lambda emission: emission.fused(kind, emission.linear(source, weight), bias))
 
 
-def skipping(value: Value, uses: Uses) -> Fused | None:
-    """layer_norm(x + y): SkipLayerNormalization, which adds the bias of a linear among them, and gives the sum too."""
-    total, weight, bias = value.operands
-    if not isinstance(total, Value) or total.kind != "add" or len(operands_of(total)) != 2:
-        return None
-    others = [other for other in uses[total.index] if other is not value]
-    if any(other.index <= value.index for other in others):  # they would read the sum before it is there
-        return None
-    skip, x = total.operands
-    if not only(x, "linear", uses):
-        skip, x = x, skip
-    if narrow(x, "positions", "zeros") or narrow(skip, "zeros"):
-        return None
-    added = None
-    operands = (x, skip)
-    if only(x, "linear", uses) and x.operands[2] is not None:
-        added, operands = x.operands[2], (x.operands[0], skip)
-
-    def emit(emission: Emission) -> str:
-        y = emission.linear(x.operands[0], x.operands[1]) if added else x
-        inputs = [emission.name(one) for one in (y, skip, weight, bias, added)]
-        outputs = ["", "", "", ""] if others else [""]
-        number = emission.graph.count
-        outputs[0] = f"SkipLayerNormalization_{number}"
-        if others:
-            outputs[3] = emission.names[total.index] = f"SkipLayerNormalization_{number}_sum"
-        epsilon = value.attributes["epsilon"]
-        emission.graph.node(
-            "SkipLayerNormalization", inputs, outputs=outputs, domain="com.microsoft", epsilon=epsilon
-        )
-        return outputs[0]
-
-    return Fused(operands, emit, (total,) if others else ())
-
-
-def narrow(value: Value, *kinds: str) -> bool:
-    """Whether it is an embedding of such, which is less than (batch, tokens, width)."""
-    return value.kind == "embed" and value.operands[0].kind in kinds
-
-
 def joined(value: Value, uses: Uses) -> Fused | None:
-    """join_heads(attention(…)): ONNX Runtime's attention, the projections in it where they are of the same values."""
+    """join_heads(attention(…)): ONNX Runtime's own, which takes the three before they are split into heads."""
     (heads,) = value.operands
-    if not only(heads, "attention", uses) or len(operands_of(heads)) != 3:
+    if not only(heads, "attention", uses) or not attention.is_plain(heads):
         return None
-    if any(part.kind != "split_heads" for part in heads.operands) or not attention.same_heads(heads):
-        return None
-    if (together := attention.packed(heads)) is not None:
-        x, weights, biases = together
-        return Fused((x,), lambda emission: attention.fused(emission, heads, x, weights, biases))
-    three = tuple(part.operands[0] for part in heads.operands)
-    return Fused(three, lambda emission: attention.of_three(emission, heads))
+    three = [part.operands[0] for part in heads.operands]
+    if all(only(x, "linear", uses) and x.operands[2] is not None for x in three):
+        read = tuple(x.operands[0] for x in three)
+        return Fused(read, lambda emission: attention.of_linears(emission, heads, three))
+    return Fused(tuple(three), lambda emission: attention.of_three(emission, heads, three))
 
 
 # By the kind of the last of the values; the first that knows it is taken
 RULES: dict[str, list[Rule]] = {
     "gelu": [biased],
     "gelu_tanh": [biased],
-    "layer_norm": [skipping],
     "join_heads": [joined],
 }

@@ -26,7 +26,9 @@ class Words:
     reads: int
     notes: tuple[str, ...]
 
-    def encode(self, texts: Sequence[str | tuple[str, str]], most: int) -> list[tuple[list[int], list[int]]]:
+    def encode(
+        self, texts: Sequence[str | tuple[str, str]], most: int
+    ) -> list[tuple[Sequence[int], Sequence[int]]]:
         """Ids and token types of texts, or pairs of texts, at most `most` tokens each."""
         cut = [
             self.tokenizer.encode(*one) if isinstance(one, tuple) else self.tokenizer.encode(one)
