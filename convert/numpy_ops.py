@@ -25,6 +25,11 @@ def positions(ids: Array, offset: int = 0) -> Array:
     return np.arange(len(ids)) + offset
 
 
+def zeros(ids: Array) -> Array:
+    """0 for every token: (tokens,)."""
+    return np.zeros(len(ids), np.int64)
+
+
 def first(x: Array) -> Array:
     """The first token of (tokens, width): (1, width)."""
     return x[:1]
@@ -35,6 +40,11 @@ def last(x: Array, ids: Array, padding: int | None = None) -> Array:
     there = np.flatnonzero(ids != padding) if padding is not None else np.arange(len(ids))
     index = int(there[-1]) if len(there) else 0
     return x[index : index + 1]
+
+
+def mean(x: Array) -> Array:
+    """The mean of all tokens of (tokens, width): (1, width)."""
+    return np.asarray(np.mean(x, axis=0, keepdims=True))
 
 
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
@@ -111,28 +121,57 @@ def attention(
     scale: float | None = None,
     cap: float | None = None,
     causal: bool = True,
+    bias: Array | None = None,
 ) -> Array:
     """Attention to what came before, or to all; each key-value head serves `query heads / key heads` query heads.
 
-    With a window, a token sees itself and the window − 1 tokens before it (Mistral, arXiv:2310.06825). Scores are
-    multiplied by `scale`, 1 / √head size unless given, and drawn into ±cap where there is one.
+    With a window, a token sees itself and the window − 1 tokens before it (Mistral, arXiv:2310.06825), and as many
+    after it where attention is not causal. Scores are multiplied by `scale`, 1 / √head size unless given, drawn into
+    ±cap where there is one; `bias` (heads, tokens, tokens) is added to them.
     """
     key, value = (np.repeat(x, len(query) // len(x), axis=0) for x in (key, value))
     scores = query @ key.transpose(0, 2, 1) * (scale or float(query.shape[-1]) ** -0.5)
     if cap is not None:
         scores = soft_cap(scores, cap)
-    if not causal:
-        return np.asarray(softmax(scores) @ value)
+    if bias is not None:
+        scores = scores + bias
     distance = np.arange(scores.shape[1])[:, None] - np.arange(scores.shape[2])
-    hidden = (distance < 0) | (distance >= (window or len(distance) + 1))
+    hidden = np.abs(distance) >= (window or len(distance) + 1)
+    if causal:
+        hidden |= distance < 0
     return np.asarray(softmax(np.where(hidden, -np.inf, scores)) @ value)
 
 
-def layer_norm(x: Array, weight: Array, bias: Array, epsilon: float) -> Array:
+def distances(ids: Array, table: Array) -> Array:
+    """The table's entries for the distances i − j between tokens: (tokens, tokens), i down.
+
+    The table has them for −n … n, n at least the number of tokens less 1.
+    """
+    there = np.arange(len(ids))
+    return np.asarray(table[there[:, None] - there + len(table) // 2])
+
+
+def head_biases(table: Array, index: Array) -> Array:
+    """What each head adds to scores, out of a table (rows, heads) by `distances`: (heads, tokens, tokens)."""
+    return np.asarray(table.T[:, index])
+
+
+def relative_scores(x: Array, rows: Array, index: Array, *, of_keys: bool = False) -> Array:
+    """Products of queries (heads, tokens, size), or of keys, with the row for each distance: (heads, tokens, tokens).
+
+    Element (i, j) is query i, or key j, times row `index[i, j]` of (heads, rows, size).
+    """
+    products = x @ rows.transpose(0, 2, 1)
+    taken = np.take_along_axis(products, (index.T if of_keys else index)[None], axis=-1)
+    return taken.transpose(0, 2, 1) if of_keys else taken
+
+
+def layer_norm(x: Array, weight: Array, bias: Array | None, epsilon: float) -> Array:
     """x less its mean over its standard deviation, scaled and shifted (Ba et al., 2016, arXiv:1607.06450)."""
     centred = x - np.mean(x, axis=-1, keepdims=True)
     variance = np.mean(centred * centred, axis=-1, keepdims=True)
-    return np.asarray(centred / np.sqrt(variance + epsilon) * weight + bias)
+    y = centred / np.sqrt(variance + epsilon) * weight
+    return np.asarray(y if bias is None else y + bias)
 
 
 def gelu(x: Array) -> Array:

@@ -59,7 +59,15 @@ class Understood:
         return found
 
     def fields(self) -> dict[str, Any]:
-        """The GGUF keys of its architecture, and those that its family has beside."""
+        """The GGUF keys of its architecture, and those that its family has beside.
+
+        Raises ConversionError for a model that llama.cpp has no architecture for.
+        """
+        if not hasattr(self.family, "metadata"):
+            raise ConversionError(
+                f"{self.config.architecture} has no GGUF form: llama.cpp does not know the architecture",
+                hint="convert it with --to onnx",
+            )
         architecture = self.config.gguf_architecture
         found = {"general.architecture": architecture}
         found |= {f"{architecture}.{key}": value for key, value in self.family.metadata(self.config).items()}
@@ -127,6 +135,10 @@ def without_layers(whole: Understood, layers: Sequence[int]) -> Understood:
     Raises RequestError for layers that are not there, and where none would stay.
     """
     count = whole.config.layers
+    if getattr(whole.config, "sequence", ()):
+        raise RequestError(
+            "layers that share their weights are not left out one by one", hint="convert it without --prune-layers"
+        )
     if not set(layers) < set(range(count)):
         raise RequestError(
             f"layers {', '.join(map(str, layers))} cannot be left out of {count}",

@@ -28,7 +28,8 @@ VALUES = [
 SOMETIMES = (
     "activation", "head_dim", "hidden_act", "id2label", "layer_types", "max_window_layers", "num_key_value_heads",
     "num_labels", "partial_rotary_factor", "problem_type", "rope_parameters", "rope_scaling", "rope_theta",
-    "sliding_window", "use_sliding_window",
+    "sliding_window", "use_sliding_window", "attention_bias", "classifier_activation", "classifier_pooling",
+    "conv_kernel_size", "embedding_size", "pooler_hidden_act", "pooler_hidden_size",
 )  # fmt: skip
 STRETCH = {
     "factor": 8.0,
@@ -51,6 +52,13 @@ CASES = (
     "bert-classifier",
     "roberta",
     "distilbert",
+    "electra-classifier",
+    "albert",
+    "mpnet",
+    "deberta-v3-classifier",
+    "deberta-v2",
+    "modernbert-classifier",
+    "qwen2-classifier",
 )
 
 
@@ -59,8 +67,10 @@ def heads_of(config):
     family = family_of(config)
     found = family.read_config(config)
     assert family.weights(found)
-    family.extra_tensors(found)
     family.notes(found)
+    if not hasattr(family, "metadata"):
+        return found.context
+    family.extra_tensors(found)
     return gguf.head(family.metadata(found), ())
 
 

@@ -15,8 +15,8 @@ from edge.convert.to_gguf import convert
 pytest.importorskip("tokenizers")
 
 GOLDENS = Path(__file__).parent / "goldens"
-# GGUF cannot say what these compute beyond the window; the file promises no more context than that.
-NO_FILE = {"mistral-window", "qwen2-window"}
+# GGUF cannot say what these compute beyond the window, of which the file promises no more, or of a second text.
+NO_FILE = {"mistral-window", "qwen2-window", "bert-cross-encoder"}
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def one_thread(monkeypatch):
 
 def golden_of(case):
     found = json.loads((GOLDENS / f"{case}.json").read_text())
-    arrays = {key: np.array(found[key]) for key in ("ids", "begin", "last", "head") if key in found}
+    arrays = {key: np.array(found[key]) for key in ("ids", "begin", "last", "head", "short") if key in found}
     return arrays | {key: found[key] for key in ("top",) if key in found}
 
 
@@ -61,17 +61,27 @@ def test_every_case_has_a_golden_of_its_own_and_no_golden_is_left_over():
 def test_our_pass_computes_what_transformers_does(case):
     family, config, weights = model_of(case)
     golden = golden_of(case)
-    hidden, logits = family.forward(
-        numpy_ops, lambda name: weights[name].astype(np.float64), config, golden["ids"]
-    )
+
+    def computed(ids):
+        kinds = tiny_checkpoints.types(tiny_checkpoints.CASES[case], len(ids))
+        types = [kinds] if kinds.any() else []
+        return family.forward(numpy_ops, lambda name: weights[name].astype(np.float64), config, ids, *types)
+
+    hidden, logits = computed(golden["ids"])
     assert error(hidden if is_encoder(case) else logits, golden) < 1e-4
     if is_encoder(case):
         assert (logits is None) == ("head" not in golden)
+        short, its_logits = computed(golden["ids"][: tiny_checkpoints.SHORT])
+        assert relative(short[-1] if its_logits is None else its_logits, golden["short"]) < 1e-4
     if "head" in golden:
         assert relative(logits, golden["head"]) < 1e-4
 
 
-@pytest.mark.parametrize("case", [case for case in tiny_checkpoints.CASES if case not in NO_FILE])
+def has_file(case):
+    return hasattr(family_of(tiny_checkpoints.CASES[case]), "metadata") and case not in NO_FILE
+
+
+@pytest.mark.parametrize("case", list(filter(has_file, tiny_checkpoints.CASES)))
 def test_llama_cpp_computes_what_transformers_does(tmp_path, case):
     golden = golden_of(case)
     source = tiny_checkpoints.write(case, tmp_path / "checkpoint")

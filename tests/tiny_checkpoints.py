@@ -19,7 +19,7 @@ from edge.convert.families import family_of
 from edge.convert.safetensors import Writer
 
 Array = NDArray[Any]
-TOKENS = 40
+TOKENS, SHORT, PADDING = 40, 9, 4
 
 DECODER = {
     "hidden_size": 64,
@@ -141,8 +141,92 @@ DISTILBERT = {
     "vocab_size": 320,
 }
 LABELS = {"id2label": {"0": "bad", "1": "fair", "2": "good"}, "label2id": {"bad": 0, "fair": 1, "good": 2}}
+ELECTRA = {**BERT, "architectures": ["ElectraModel"], "model_type": "electra", "embedding_size": 32}
+ALBERT = {
+    **BERT,
+    "architectures": ["AlbertModel"],
+    "model_type": "albert",
+    "hidden_act": "gelu_new",
+    "embedding_size": 32,
+    "num_hidden_layers": 4,
+    "num_hidden_groups": 2,
+    "inner_group_num": 2,
+}
+MPNET = {
+    **ROBERTA,
+    "architectures": ["MPNetModel"],
+    "model_type": "mpnet",
+    "relative_attention_num_buckets": 32,
+}
+DEBERTA = {  # as v3 is
+    **BERT,
+    "architectures": ["DebertaV2Model"],
+    "model_type": "deberta-v2",
+    "layer_norm_eps": 1e-7,
+    "max_relative_positions": 24,
+    "norm_rel_ebd": "layer_norm",
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "position_buckets": 8,
+    "relative_attention": True,
+    "share_att_key": True,
+    "type_vocab_size": 0,
+}
+DEBERTA_PARTS_APART = {
+    **DEBERTA,
+    "max_relative_positions": 16,
+    "norm_rel_ebd": "none",
+    "pos_att_type": "c2p|p2c",
+    "position_biased_input": True,
+    "position_buckets": -1,
+    "share_att_key": False,
+    "type_vocab_size": 2,
+}
+MODERNBERT = {
+    "architectures": ["ModernBertModel"],
+    "model_type": "modernbert",
+    "global_attn_every_n_layers": 3,
+    "global_rope_theta": 160000.0,
+    "hidden_activation": "gelu",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "local_attention": 16,
+    "local_rope_theta": 10000.0,
+    "max_position_embeddings": 512,
+    "norm_eps": 1e-5,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 4,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "cls_token_id": 1,
+    "sep_token_id": 2,
+    "vocab_size": 320,
+}
+MODERNBERT_BIASES = {
+    "attention_bias": True, "classifier_bias": True, "classifier_pooling": "mean", "mlp_bias": True, "norm_bias": True,
+}  # fmt: skip
 # What stands before the names of a model that has a classifier's head beside it
-PREFIXES = {"bert": "bert.", "roberta": "roberta.", "xlm-roberta": "roberta.", "distilbert": "distilbert."}
+PREFIXES = {
+    **{"bert": "bert.", "roberta": "roberta.", "xlm-roberta": "roberta.", "distilbert": "distilbert."},
+    **{"electra": "electra.", "albert": "albert.", "mpnet": "mpnet.", "deberta-v2": "deberta."},
+    "modernbert": "model.",
+}
+HEADS = ("classifier.", "pre_classifier.", "head.", "score.", "model.")  # a decoder's has its prefix already
+
+
+def classifier(base: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    return headed(base, "ForSequenceClassification", **more)
+
+
+def tags(base: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    return headed(base, "ForTokenClassification", **more)
+
+
+def headed(base: Mapping[str, Any], end: str, **more: Any) -> dict[str, Any]:
+    name = base["architectures"][0].removesuffix("Model").removesuffix("ForCausalLM")
+    return {**base, **LABELS, "architectures": [name + end], **more}
+
 
 # case → config.json
 CASES: dict[str, dict[str, Any]] = {
@@ -180,6 +264,39 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "distilbert": DISTILBERT,
     "distilbert-classifier": {**DISTILBERT, **LABELS, "architectures": ["DistilBertForSequenceClassification"]},
+    "bert-cross-encoder": classifier(BERT, id2label={"0": "LABEL_0"}, label2id={"LABEL_0": 0}),
+    "roberta-tokens": tags(ROBERTA),
+    "xlm-roberta-tokens": tags({**ROBERTA, "architectures": ["XLMRobertaModel"], "model_type": "xlm-roberta"}),
+    "distilbert-tokens": tags(DISTILBERT),
+    "electra": ELECTRA,
+    "electra-classifier": classifier(ELECTRA, embedding_size=64),
+    "electra-tokens": tags(ELECTRA),
+    "albert": ALBERT,
+    "albert-classifier": classifier(ALBERT, num_hidden_groups=1, inner_group_num=1),
+    "albert-tokens": tags(ALBERT, hidden_act="gelu"),
+    "mpnet": MPNET,
+    "mpnet-classifier": classifier(MPNET),
+    "mpnet-tokens": tags(MPNET),
+    "deberta-v2": DEBERTA_PARTS_APART,
+    "deberta-v2-c2p": {**DEBERTA_PARTS_APART, "pos_att_type": ["c2p"], "position_buckets": 8},
+    "deberta-v3": DEBERTA,
+    "deberta-v3-classifier": classifier(DEBERTA),
+    "deberta-v3-tokens": tags(DEBERTA),
+    "deberta-v2-cross-encoder": classifier(
+        DEBERTA_PARTS_APART, id2label={"0": "LABEL_0"}, label2id={"LABEL_0": 0}, pooler_hidden_act="tanh"
+    ),
+    "modernbert": MODERNBERT,
+    "modernbert-classifier": classifier(MODERNBERT),
+    "modernbert-biases-mean": classifier(MODERNBERT, **MODERNBERT_BIASES),
+    "modernbert-tokens": tags(MODERNBERT),
+    "llama-classifier": classifier(LLAMA),
+    "llama-tokens": tags(LLAMA),
+    "mistral-classifier": classifier(MISTRAL, sliding_window=16),
+    "qwen2-classifier": classifier(QWEN2),
+    "qwen2-tokens": tags(QWEN2),
+    "qwen3-classifier": classifier(QWEN3),
+    "gemma2-classifier": classifier(GEMMA2),
+    "gemma3-classifier": classifier(GEMMA3, architectures=["Gemma3TextForSequenceClassification"]),
 }  # fmt: skip
 
 
@@ -193,9 +310,11 @@ def weights(case: str) -> dict[str, Array]:
 
 def name_in_file(case: str, name: str) -> str:
     """The name in a checkpoint as transformers writes it."""
-    if "Classification" not in CASES[case]["architectures"][0] or "classifier" in name:
+    model = CASES[case]["model_type"]
+    beside = (*HEADS, "pooler.") if model == "deberta-v2" else HEADS
+    if "Classification" not in CASES[case]["architectures"][0] or name.startswith(beside):
         return name
-    return PREFIXES[CASES[case]["model_type"]] + name
+    return PREFIXES[model] + name
 
 
 def values(case: str, name: str, shape: tuple[int, ...]) -> Array:
@@ -215,7 +334,7 @@ def write(case: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CASES[case], indent=2))
     model = CASES[case]["model_type"]
-    if model in ("bert", "distilbert"):
+    if model in ("bert", "distilbert", "electra"):
         (folder / "vocab.txt").write_text("\n".join(word_pieces()) + "\n", encoding="utf-8")
     else:
         tokenizer = roberta_bytes() if "roberta" in model else byte_level()
@@ -267,4 +386,10 @@ def word_pieces() -> list[str]:
 
 def ids(config: Mapping[str, Any]) -> Array:
     """The fixed text: tokens that are no special ones in any of the families."""
-    return np.random.Generator(np.random.PCG64(1)).integers(3, config["vocab_size"], TOKENS)
+    count = 150 if config["model_type"] == "mpnet" else TOKENS  # MPNet's farthest bucket begins at 128
+    return np.random.Generator(np.random.PCG64(1)).integers(3, config["vocab_size"], count)
+
+
+def types(config: Mapping[str, Any], count: int) -> Array:
+    """Token types of so many tokens: of a cross-encoder, the second half is a second text."""
+    return (np.arange(count) >= count // 2).astype(np.int64) * (len(config.get("id2label", ())) == 1)

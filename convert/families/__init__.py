@@ -1,7 +1,8 @@
 """One module a model family: its configuration, its tensors' names and layouts, its forward pass.
 
-Each has `read_config(raw)`, `weights(config)`, `metadata(config)`, `extra_tensors(config)`, `notes(config)` and
-`forward(ops, weight, config, ids)`; its configuration has `gguf_architecture`, `vocabulary` and `context`.
+Each has `read_config(raw)`, `weights(config)`, `notes(config)` and `forward(ops, weight, config, ids)`; its
+configuration has `vocabulary` and `context`. One that llama.cpp computes also has `metadata(config)` and
+`extra_tensors(config)`, its configuration `gguf_architecture`; the others are for ONNX only.
 
 A family may also have: `rename(name)`, its table's name for a checkpoint's; `IGNORED`, regular expressions of the
 table's names that may be there and are not used; `whole_fields(config, read)`, GGUF keys that are not the
@@ -48,6 +49,37 @@ KNOWN = {
     "DistilBertModel": "distilbert",
     "DistilBertForSequenceClassification": "distilbert",
     "DistilBertForTokenClassification": "distilbert",
+    "ElectraModel": "electra",
+    "ElectraForPreTraining": "electra",
+    "ElectraForSequenceClassification": "electra",
+    "ElectraForTokenClassification": "electra",
+    "AlbertModel": "albert",
+    "AlbertForMaskedLM": "albert",
+    "AlbertForSequenceClassification": "albert",
+    "AlbertForTokenClassification": "albert",
+    "MPNetModel": "mpnet",
+    "MPNetForMaskedLM": "mpnet",
+    "MPNetForSequenceClassification": "mpnet",
+    "MPNetForTokenClassification": "mpnet",
+    "DebertaV2Model": "deberta",
+    "DebertaV2ForMaskedLM": "deberta",
+    "DebertaV2ForSequenceClassification": "deberta",
+    "DebertaV2ForTokenClassification": "deberta",
+    "ModernBertModel": "modernbert",
+    "ModernBertForMaskedLM": "modernbert",
+    "ModernBertForSequenceClassification": "modernbert",
+    "ModernBertForTokenClassification": "modernbert",
+    "LlamaForSequenceClassification": "decoder_classifier",
+    "LlamaForTokenClassification": "decoder_classifier",
+    "MistralForSequenceClassification": "decoder_classifier",
+    "MistralForTokenClassification": "decoder_classifier",
+    "Qwen2ForSequenceClassification": "decoder_classifier",
+    "Qwen2ForTokenClassification": "decoder_classifier",
+    "Qwen3ForSequenceClassification": "decoder_classifier",
+    "Qwen3ForTokenClassification": "decoder_classifier",
+    "Gemma2ForSequenceClassification": "decoder_classifier",
+    "Gemma2ForTokenClassification": "decoder_classifier",
+    "Gemma3TextForSequenceClassification": "decoder_classifier",
 }
 # general.architecture of a GGUF file → the module that knows it
 GGUF_KNOWN = {

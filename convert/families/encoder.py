@@ -25,9 +25,9 @@ def weights(config: Config) -> tuple[Weight, ...]:
     width, inner, names, head = config.width, config.inner, config.names, config.head
     table: list[Weight] = []
 
-    def norm(source: str, target: str) -> None:
-        table.append(Weight(f"{source}.weight", f"{target}.weight", (width,)))
-        table.append(Weight(f"{source}.bias", f"{target}.bias", (width,)))
+    def norm(source: str, target: str, size: int = width) -> None:
+        table.append(Weight(f"{source}.weight", f"{target}.weight", (size,)))
+        table.append(Weight(f"{source}.bias", f"{target}.bias", (size,)))
 
     def project(
         source: str, target: str, rows: int, columns: int, *, required: bool = True, float32: bool = False
@@ -38,17 +38,20 @@ def weights(config: Config) -> tuple[Weight, ...]:
         )
         table.append(Weight(f"{source}.bias", f"{target}.bias", (rows,), required=required))
 
-    words = (config.vocabulary, width)
+    words = (config.vocabulary, config.embedded)
     table.append(Weight("embeddings.word_embeddings.weight", "token_embd.weight", words))
-    table.append(positions(config))
+    if config.positioned:
+        table.append(positions(config))
     if config.token_types:
         # llama.cpp adds its first row to f32 and ends the process where it is of another type
-        types = (config.token_types, width)
+        types = (config.token_types, config.embedded)
         source = "embeddings.token_type_embeddings.weight"
         table.append(Weight(source, "token_types.weight", types, float32=True))
-    norm("embeddings.LayerNorm", "token_embd_norm")
-    for layer in range(config.layers):
-        ours, theirs = f"blk.{layer}", names.layer.format(layer)
+    norm("embeddings.LayerNorm", "token_embd_norm", config.embedded)
+    if config.projection:
+        project(config.projection, "", width, config.embedded)
+    for layer, theirs in enumerate(dict.fromkeys(config.blocks)):
+        ours = f"blk.{layer}"
         for part, target in ((names.query, "attn_q"), (names.key, "attn_k"), (names.value, "attn_v")):
             project(f"{theirs}.{part}", f"{ours}.{target}", width, width)
         project(f"{theirs}.{names.attention_output}", f"{ours}.attn_output", width, width)
@@ -66,7 +69,7 @@ def weights(config: Config) -> tuple[Weight, ...]:
 def positions(config: Config) -> Weight:
     """The table of positions without its first `offset` rows, which no text reaches and llama.cpp would use."""
     source, target = "embeddings.position_embeddings.weight", "position_embd.weight"
-    stored = (config.context + config.offset, config.width)
+    stored = (config.context + config.offset, config.embedded)
     if not config.offset:
         return Weight(source, target, stored, float32=True)
     layout = Layout(
@@ -134,13 +137,21 @@ def extra_tensors(config: Config) -> dict[str, Array]:
     return {}
 
 
-def notes(config: Config) -> tuple[str, ...]:
-    """What a user should know of the file."""
+def plain_notes(config: Config) -> tuple[str, ...]:
+    """What a user should know of a file of any kind."""
     found = []
     if config.task == "embedding" and config.pooling == "none":
         found.append("the checkpoint does not say how to pool: the file gives a vector for each token")
     if config.architecture.endswith("ForMaskedLM"):
         found.append("the head that guesses masked words is left out: the file gives hidden states")
+    if config.architecture.endswith("ForPreTraining"):
+        found.append("the heads of pretraining are left out: the file gives hidden states")
+    return tuple(found)
+
+
+def notes(config: Config) -> tuple[str, ...]:
+    """What a user should know of a GGUF file."""
+    found = [*plain_notes(config)]
     if config.token_types > 1:
         found.append(
             "llama.cpp computes the whole input as a first text (token type 0): of a pair of texts, the second too"
@@ -164,11 +175,15 @@ def forward(
     config: Config,
     ids: Any,
     token_types: Any | None = None,
+    *,
+    bias: Callable[[str, Any, Any], Any] = lambda name, query, key: None,
+    scale: float | None = None,
 ) -> tuple[Any, Any]:
     """(hidden states of the last layer (tokens, width), the head's logits or None), from ids (tokens,).
 
     Logits are (1, labels) for a classifier of texts, (tokens, labels) for one of tokens. `weight` gives a tensor by
-    its name in the table; token types are 0 unless given.
+    its name in the table; token types are 0 unless given. `bias(layer's name, query, key)` gives what is added to the
+    scores of attention, which are multiplied by `scale`, both as `ops.attention` takes them.
     """
 
     def project(x: Any, name: str) -> Any:
@@ -179,19 +194,26 @@ def forward(
 
     names, head, activation = config.names, config.head, getattr(ops, config.activation)
     x = ops.embed(weight("embeddings.word_embeddings.weight"), ids)
-    x = x + ops.embed(weight("embeddings.position_embeddings.weight"), ops.positions(ids, config.offset))
+    if config.positioned:
+        places = ops.positions(ids, config.offset)
+        x = x + ops.embed(weight("embeddings.position_embeddings.weight"), places)
     if config.token_types:
-        kinds = np.zeros(len(ids), np.int64) if token_types is None else token_types
+        kinds = ops.zeros(ids) if token_types is None else token_types
         x = x + ops.embed(weight("embeddings.token_type_embeddings.weight"), kinds)
     x = norm(x, "embeddings.LayerNorm")
-    for layer in range(config.layers):
-        name = names.layer.format(layer)
+    if config.projection:
+        x = project(x, config.projection)
+    for name in config.blocks:
         query, key, value = (
             ops.split_heads(project(x, f"{name}.{part}"), config.heads)
             for part in (names.query, names.key, names.value)
         )
-        seen = ops.join_heads(ops.attention(query, key, value, causal=False))
-        x = norm(x + project(seen, f"{name}.{names.attention_output}"), f"{name}.{names.attention_norm}")
+        added = bias(name, query, key)
+        seen = ops.attention(query, key, value, causal=False, bias=added, scale=scale)
+        x = norm(
+            x + project(ops.join_heads(seen), f"{name}.{names.attention_output}"),
+            f"{name}.{names.attention_norm}",
+        )
         inner = activation(project(x, f"{name}.{names.up}"))
         x = norm(x + project(inner, f"{name}.{names.down}"), f"{name}.{names.output_norm}")
     if not head.output:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from edge.errors import ConversionError
 
@@ -19,6 +19,7 @@ PROBLEMS = ("regression", "single_label_classification", "multi_label_classifica
 TASKS = {
     "Model": "embedding",
     "ForMaskedLM": "embedding",
+    "ForPreTraining": "embedding",
     "ForSequenceClassification": "classification",
     "ForTokenClassification": "tokens",
 }
@@ -59,7 +60,9 @@ class Config:
 
     `offset` is how many rows of the position table precede the first token's. `pooling` is a key of POOLINGS and
     with `normalize` how an embedding is made; `reads` the tokens of a text that sentence-transformers takes, 0 for
-    all. `labels` are a classifier's, `problem` its problem_type if config.json says one.
+    all. `labels` are a classifier's, `problem` its problem_type if config.json says one. `embedding` is the
+    embeddings' width where the layer `projection` brings it to the model's; `sequence` names the
+    layers where several share their weights; only a `positioned` model has a table of positions.
     """
 
     architecture: str
@@ -81,10 +84,27 @@ class Config:
     reads: int
     labels: tuple[str, ...]
     problem: str | None
+    embedding: int = 0
+    projection: str | None = None
+    sequence: tuple[str, ...] = ()
+    positioned: bool = True
+
+    @property
+    def embedded(self) -> int:
+        """Elements of a row of the embeddings."""
+        return self.embedding or self.width
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """What the names of each layer's tensors start with, in the order of the pass."""
+        return self.sequence or tuple(map(self.names.layer.format, range(self.layers)))
 
     @property
     def gguf_architecture(self) -> str:
         return "bert"
+
+
+Made = TypeVar("Made", bound=Config)
 
 
 def task_of(raw: Mapping[str, Any]) -> str:
@@ -94,31 +114,33 @@ def task_of(raw: Mapping[str, Any]) -> str:
 
 def read(
     raw: Mapping[str, Any],
-    sizes: Mapping[str, int],
+    sizes: Mapping[str, Any],
     names: Names,
     head: Head,
     *,
     activation: str,
     epsilon: float,
-) -> Config:
+    kind: type[Made] = Config,  # type: ignore[assignment]
+    usual: str = "gelu",
+) -> Made:
     """The configuration; `activation` is the key that names it, and what else families name differently is given.
+
+    `sizes` has what a `kind` of configuration has beside, `usual` is the activation of a config.json that names none.
 
     Raises ConversionError for what is missing, contradicts itself or is not supported.
     """
     task = task_of(raw)
-    function = raw.get(activation, "gelu")
+    function = raw.get(activation, usual)
     if not isinstance(function, str) or function not in ACTIVATIONS:
-        raise ConversionError(
-            f"{activation} is {function!r:.60}", hint="llama.cpp computes this family with gelu only"
-        )
+        raise ConversionError(f"{activation} is {function!r:.60}", hint="this family is known with gelu only")
     if raw.get("position_embedding_type", "absolute") != "absolute":
         raise ConversionError(
             f"position_embedding_type is {raw['position_embedding_type']!r}",
-            hint="llama.cpp knows this family with absolute positions only",
+            hint="this family is known with absolute positions only",
         )
     if raw.get("is_decoder"):
         raise ConversionError(
-            "config.json makes a decoder of this encoder", hint="llama.cpp has no such model"
+            "config.json makes a decoder of this encoder", hint="no such model is known here"
         )
     if sizes["width"] % sizes["heads"]:
         raise ConversionError(
@@ -130,7 +152,7 @@ def read(
             f"config.json leaves {sizes['context']} positions", hint="RoBERTa keeps pad_token_id + 1 of them"
         )
     folder = raw.get("sentence_transformers") or {}
-    return Config(
+    return kind(
         architecture=raw["architectures"][0],
         task=task,
         names=names,

@@ -13,7 +13,8 @@ Made with torch 2.13.0 and transformers 5.23.0. A golden has what transformers c
     begin   the first columns of every position's logits (of a decoder) or last hidden states (of an encoder)
     last    the last position: all of a tiny checkpoint's, the first columns of a real one's
     top     of a real decoder: the likeliest token at every position, and its logit
-    head    of an encoder with a head: its logits, a row a text or a token
+    head    of a model with a classifier's head: its logits, a row a text or a token
+    short   of a tiny one that is no language model: `head`, else `last`, of the text's beginning, padded in a batch
 """
 
 from __future__ import annotations
@@ -46,10 +47,11 @@ def main() -> None:
             words = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
             words.no_padding()
             ids = words.encode(TEXT).ids
-            save(HERE / "real" / f"{name}.json", computed(Path(folder), ids, real=True))
+            save(HERE / "real" / f"{name}.json", computed(Path(folder), ids))
         else:
             with tempfile.TemporaryDirectory() as scratch:
-                golden = computed(tiny.write(name, Path(scratch)), tiny.ids(tiny.CASES[name]).tolist())
+                config = tiny.CASES[name]
+                golden = computed(tiny.write(name, Path(scratch)), tiny.ids(config).tolist(), config)
             save(HERE / f"{name}.json", golden)
 
 
@@ -60,8 +62,9 @@ def save(path: Path, golden: dict[str, Any]) -> None:
     print(path.name)
 
 
-def computed(folder: Path, ids: list[int], *, real: bool = False) -> dict[str, Any]:
+def computed(folder: Path, ids: list[int], tiny_config: dict[str, Any] | None = None) -> dict[str, Any]:
     """In float64, but for what transformers casts down itself (norms, rotations)."""
+    real = tiny_config is None
     name = json.loads((folder / "config.json").read_text())["architectures"][0]
     model, loading = getattr(transformers, name).from_pretrained(
         folder, dtype=torch.float64, attn_implementation="eager", output_loading_info=True
@@ -71,7 +74,8 @@ def computed(folder: Path, ids: list[int], *, real: bool = False) -> dict[str, A
     if wrong.keys() - ({"unexpected_keys"} if real else set()):
         raise SystemExit(f"{folder.name}: the checkpoint is not a {name}'s: {wrong}")
     with torch.no_grad():
-        output = model.eval()(torch.tensor([ids]), output_hidden_states=True)
+        types = {} if real else types_of(tiny_config, [len(ids)])
+        output = model.eval()(torch.tensor([ids]), output_hidden_states=True, **types)
     decoder = name.endswith(("ForCausalLM", "LMHeadModel"))
     rows = output.logits[0] if decoder else output.hidden_states[-1][0]
     golden = {
@@ -85,7 +89,34 @@ def computed(folder: Path, ids: list[int], *, real: bool = False) -> dict[str, A
         golden["top"] = {"tokens": likeliest.indices.tolist(), "logits": rounded(likeliest.values)}
     if not decoder and "logits" in output:
         golden["head"] = rounded(output.logits.reshape(-1, output.logits.shape[-1]))
+    if not decoder and not real:
+        golden["short"] = padded(model, ids, tiny_config)
     return golden
+
+
+def types_of(config: dict[str, Any], counts: list[int]) -> dict[str, Any]:
+    """The token types of texts of so many tokens, filled up to the first one's; none where all are 0."""
+    rows = [tiny.types(config, count).tolist() + (counts[0] - count) * [0] for count in counts]
+    return {"token_type_ids": torch.tensor(rows)} if any(map(any, rows)) else {}
+
+
+def padded(model: Any, ids: list[int], config: dict[str, Any]) -> Any:
+    """What the model computes of the first tokens, padded in a batch.
+
+    By a few: where padding is so far away that it sees no token, transformers computes NaN, and not of padding only.
+    """
+    short, rest = tiny.SHORT, tiny.PADDING
+    ids = ids[: short + rest]
+    batch = {
+        "input_ids": torch.tensor([ids, ids[:short] + rest * [model.config.pad_token_id]]),
+        "attention_mask": torch.tensor([[1] * len(ids), [1] * short + [0] * rest]),
+    }
+    with torch.no_grad():
+        output = model(**batch, **types_of(config, [len(ids), short]), output_hidden_states=True)
+    if "logits" not in output:
+        return rounded(output.hidden_states[-1][1, short - 1])
+    logits = output.logits[1]
+    return rounded(logits[:short] if logits.ndim > 1 else logits[None])
 
 
 def rounded(values: Any) -> Any:
