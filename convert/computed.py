@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from edge import gguf_header
 from edge.engine import heads
 from edge.engine.binding import listen, llama, why
+from edge.engine.encoder import task_of
 from edge.engine.vocab import Vocab
 from edge.errors import ConversionError
-from edge.gguf_header import Header
 
 Array = NDArray[Any]
 
@@ -41,16 +41,6 @@ class Outputs:
     hidden: Array
     logits: Array | None = None
     pooled: Array | None = None
-
-
-def task_of(header: Header) -> str:
-    """generation, embedding, classification or tokens: as the file says, or as llama.cpp would run it."""
-    said = header.get("edge.task", str, None)
-    if said is not None:
-        return said
-    if not ("bert" in header.architecture or header.get("{arch}.attention.causal", bool, True) is False):
-        return "generation"
-    return "classification" if header.get("{arch}.pooling_type", int, NONE) == RANK else "embedding"
 
 
 def outputs(path: Path, texts: Texts) -> Outputs:

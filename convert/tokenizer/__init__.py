@@ -42,9 +42,13 @@ class Proof:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """`fields`: `tokenizer.ggml.*` key → value, as `gguf.head` takes them."""
+    """`fields`: `tokenizer.ggml.*` key → value, as `gguf.head` takes them.
+
+    `json`: a tokenizer.json of it, None where only a SentencePiece file is there.
+    """
 
     fields: dict[str, Any]
+    json: str | None
     chat_template: str | None
     proof: Proof
 
@@ -61,6 +65,7 @@ def convert(folder: Path, config: Mapping[str, Any], vocab_rows: int) -> Tokeniz
     outcome = choose(case.candidates, original, texts, case.limits)
     return Tokenizer(
         fields=dict(outcome.candidate.fields),
+        json=None if found.tokenizer_json is None else compact(found.tokenizer_json),
         chat_template=found.chat_template,
         proof=Proof(
             kind=case.kind,
@@ -72,6 +77,11 @@ def convert(folder: Path, config: Mapping[str, Any], vocab_rows: int) -> Tokeniz
             notes=(*notes, *_counted(outcome.differences, len(texts))),
         ),
     )
+
+
+def compact(tokenizer: Mapping[str, Any]) -> str:
+    """The same JSON without the indentation that makes up half of such a file."""
+    return json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":"))
 
 
 def compare(folder: Path, config: Mapping[str, Any], file: Path) -> Proof:
