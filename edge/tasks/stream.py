@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ def run_parts(
     split: bool = False,
     live: bool = False,
     workers: int = 1,
-) -> Iterator[tuple[Row, tuple[Part, ...]]]:
+) -> Generator[tuple[Row, tuple[Part, ...]], None, None]:
     """Each row with its parts: one, none for a blank text, or with `split` as many windows as a long text needs.
 
     `live` is for rows that come slowly: what is there is not held back until a window is full. `workers` threads
