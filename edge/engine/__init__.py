@@ -9,14 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edge.engine.engine import Chunk, Engine
+    from edge.engine.decoding import Chunk
+    from edge.engine.engine import Engine
     from edge.engine.sampling import Sampling
     from edge.engine.tally import Tally, Timings, Usage
 
 __all__ = ["Chunk", "Engine", "Sampling", "Tally", "Timings", "Usage"]
 
 _HOME = {
-    "Chunk": "engine",
+    "Chunk": "decoding",
     "Engine": "engine",
     "Sampling": "sampling",
     "Tally": "tally",

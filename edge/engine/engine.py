@@ -1,76 +1,34 @@
-"""Decoding on llama.cpp: one context, a few sequences that share a prompt, one loop that streams."""
+"""Decoding on llama.cpp: one context, a few sequences that share a prompt."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from ctypes import create_string_buffer
-from dataclasses import dataclass
-from secrets import randbelow
 from time import perf_counter
 from typing import Any
 
 from edge.engine.adapters import Adapter, apply, check_base, load_adapters
 from edge.engine.binding import interrupts_held, listen, llama, why
-from edge.engine.sampling import SEEDS, Sampling, open_chain
-from edge.engine.text import TextStream
+from edge.engine.decoding import Answer, Decoding
 from edge.engine.vocab import Vocab
-from edge.errors import EngineError, PromptTooLong, RequestError
+from edge.errors import EngineError
 from edge.memory import BATCH
 from edge.planner import Plan
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """One step of one answer.
-
-    index              which of the n answers this belongs to
-    text               what the step made showable; may be empty, may end a held-back piece
-    token              the id that was chosen
-    finish_reason      None, or in the last chunk of an answer: "stop" (the model ended it or a stop text
-                       appeared) or "length" (max_tokens reached or the context is full)
-    prompt_tokens      length of the prompt
-    reused_tokens      how many of those were still in the KV cache from the call before
-    completion_tokens  tokens of this answer so far
-    prefill_s          seconds until the prompt was processed
-    elapsed_s          seconds since the request; in the first chunk this is the time to first token
-    """
-
-    index: int
-    text: str
-    token: int
-    finish_reason: str | None
-    prompt_tokens: int
-    reused_tokens: int
-    completion_tokens: int
-    prefill_s: float
-    elapsed_s: float
-
-
-@dataclass
-class _Answer:
-    """One answer under way: its sequence, its sampler and the text it holds back."""
-
-    index: int
-    chain: Any
-    text: TextStream
-    token: int = -1
-    count: int = 0
-
-
-class Engine:
+class Engine(Decoding):
     """A model loaded as a plan says, with LoRA adapters added. Close it, or use it as a context manager.
 
     One request runs at a time: a second `stream` ends the first. Raises EngineError where llama.cpp refuses.
     """
 
     def __init__(self, plan: Plan, adapters: Sequence[Adapter] = ()) -> None:
+        super().__init__()
         self._lib = llama()
         self._model: Any = None
         self._context: Any = None
         self._batch: Any = None
-        self._kept: list[int] = []  # the tokens whose KV state sequence 0 holds
-        self._request = 0
         started = perf_counter()
         for adapter in adapters:
             check_base(plan.path, adapter)
@@ -92,12 +50,6 @@ class Engine:
         self.context = plan.context  # llama.cpp may have rounded its own up
         self._window: int = self._lib.llama_model_n_swa(self._model)
         self.load_s = perf_counter() - started
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Free the context and the model; safe to call twice."""
@@ -129,61 +81,6 @@ class Engine:
             if length < size:
                 return buffer.value.decode("utf-8", "replace") if length >= 0 else None
             size = length + 1
-
-    def stream(self, prompt: Sequence[int], sampling: Sampling, n: int = 1) -> Generator[Chunk, None, None]:
-        """Answer `prompt` n times from one prefill, a chunk a token, the answers interleaved.
-
-        What the prompt shares with the call before is not computed again. Raises RequestError for an empty
-        prompt or too many answers, PromptTooLong where the prompt leaves no room for an answer, and, while it
-        streams, EngineError where decoding fails.
-        """
-        self._check(prompt, n)
-        return self._stream(prompt, sampling, n)
-
-    def _stream(self, prompt: Sequence[int], sampling: Sampling, n: int) -> Generator[Chunk, None, None]:
-        self._check_open()  # a generator begins at its first `next`, and the model may be gone by then
-        listen()
-        self._request += 1
-        request, started = self._request, perf_counter()
-        room = (self.context - len(prompt)) // n
-        limit = min(room, sampling.max_tokens or room)
-        seed = sampling.seed if sampling.seed is not None else randbelow(SEEDS)
-        reused = self._rewind(prompt)
-        self._prefill(prompt, reused)
-        prefill_s = perf_counter() - started
-        for index in range(1, n):
-            self._lib.llama_memory_seq_cp(self._memory, 0, index, -1, -1)
-        answers = [
-            _Answer(
-                i,
-                open_chain(sampling, self.vocab.size, (seed + i) % SEEDS, prompt),
-                TextStream(sampling.stop),
-            )
-            for i in range(n)
-        ]
-        live, rows = answers, [-1] * n  # the row of logits each live answer samples from
-        try:
-            while live:
-                for answer, row in zip(live, rows, strict=True):
-                    answer.token = self._lib.llama_sampler_sample(answer.chain, self._context, row)
-                    answer.count += 1
-                going = []
-                for answer in live:
-                    text, reason = self._read(answer, limit)
-                    if reason is None:
-                        going.append(answer)
-                    yield Chunk(
-                        answer.index, text, answer.token, reason, len(prompt), reused,
-                        answer.count, prefill_s, perf_counter() - started,
-                    )  # fmt: skip
-                    if request != self._request:
-                        return  # the engine was closed or another request took the context over
-                live, rows = going, list(range(len(going)))
-                if live:
-                    self._step(live, len(prompt))
-        finally:
-            for answer in answers:
-                self._lib.llama_sampler_free(answer.chain)
 
     def _load(self, plan: Plan, interrupts: Sequence[int]) -> Any:
         params = self._lib.llama_model_default_params()
@@ -245,28 +142,12 @@ class Engine:
         if self._model is None:
             raise EngineError("the model is closed", hint="load it again")
 
-    def _check(self, prompt: Sequence[int], n: int) -> None:
-        self._check_open()
-        if not prompt:
-            raise RequestError("the prompt is empty", hint="give at least one word")
-        if not 1 <= n <= self.plan.sequences:
-            raise RequestError(
-                f"{n} answers asked for and the plan has room for {self.plan.sequences}",
-                hint=f"load the model for {n} or ask for fewer",
-            )
-        if len(prompt) + n > self.context:
-            raise PromptTooLong(len(prompt), self.context)
-
     def _rewind(self, prompt: Sequence[int]) -> int:
         """Keep the KV state that the prompt shares with what is there; return how many tokens that is."""
         # A request that was left half-way, or taken over by this one, leaves its other answers behind.
         for index in range(1, self.plan.sequences):
             self._lib.llama_memory_seq_rm(self._memory, index, -1, -1)
-        shared = 0
-        for have, want in zip(self._kept, prompt[:-1], strict=False):
-            if have != want:
-                break
-            shared += 1
+        shared = self._shared(prompt)
         # A sliding window forgets: the layers may no longer hold what position `shared` looks back to.
         oldest = self._lib.llama_memory_seq_pos_min(self._memory, 0)
         forgotten = self._window and oldest > max(0, shared - self._window)
@@ -287,13 +168,20 @@ class Engine:
             self._decode(len(part))
             self._kept.extend(part)
 
-    def _step(self, live: Sequence[_Answer], prompt_tokens: int) -> None:
+    def _step(self, live: Sequence[Answer], prompt_tokens: int) -> None:
         """Feed every live answer its last token; row i of the logits is live[i]'s."""
         for i, answer in enumerate(live):
             self._put(i, answer.token, prompt_tokens + answer.count - 1, answer.index, True)
         self._decode(len(live))
         if live[0].index == 0:
             self._kept.append(live[0].token)
+
+    def _fork(self, n: int) -> None:
+        for index in range(1, n):
+            self._lib.llama_memory_seq_cp(self._memory, 0, index, -1, -1)
+
+    def _draw(self, answer: Answer, row: int) -> int:
+        return int(self._lib.llama_sampler_sample(answer.chain, self._context, row))
 
     def _put(self, row: int, token: int, position: int, sequence: int, logits: bool) -> None:
         batch = self._batch
@@ -310,14 +198,3 @@ class Engine:
             raise EngineError("the KV cache has no room for the next tokens", hint="raise --ctx")
         if code:
             raise EngineError(f"llama.cpp failed to decode (code {code}): {why('it gives no reason')}")
-
-    def _read(self, answer: _Answer, limit: int) -> tuple[str, str | None]:
-        """The text the answer's new token makes showable, and the finish reason if it is the last."""
-        if self.vocab.is_end(answer.token):
-            return answer.text.finish(), "stop"
-        text = answer.text.push(self.vocab.piece(answer.token))
-        if answer.text.stopped:
-            return text, "stop"
-        if answer.count >= limit:
-            return text + answer.text.finish(), "length"
-        return text, None

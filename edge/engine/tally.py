@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge.engine.engine import Chunk
+from edge.engine.decoding import Chunk
 
 
 @dataclass(frozen=True)
