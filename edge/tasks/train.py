@@ -6,11 +6,9 @@ one level of one file, so it must not change or go when the encoder is converted
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -22,18 +20,18 @@ import numpy as np
 from edge import store
 from edge.errors import BadData, RequestError
 from edge.machine import host
-from edge.store import content, home, made
+from edge.store import made
 from edge.store.records import Model
 from edge.tasks import fit, head, rows, stream
 from edge.tasks.classify import classified, reading
 from edge.tasks.encoder import About, Array, Encoder
+from edge.tasks.keep import keep
 from edge.tasks.open import open_encoder
 from edge.tasks.report import Report, Single, each_label, known
 from edge.tasks.rows import Fields, Row
 from edge.tasks.source import opened
 
 SAMPLE = 64  # texts that backends are timed on
-ORIGIN = "train:"  # with the encoder's name: what the store says of where it is from
 
 # what is done, how much of it, of how much
 Steps = Callable[[str, int, int], None]
@@ -87,6 +85,7 @@ def train(
     missing.
     """
     made.refuse_kept(name)
+    licence = store.resolve(ref).licence
     threads = threads or host().cpu.performance_cores
     with fit.solver(threads):
         pass  # it is missing now rather than after minutes
@@ -119,7 +118,7 @@ def train(
             if test
             else report_of([label for _, label in examples], labels, fitted.held_out.argmax(axis=1))
         )
-        model = keep(name, about, trained, licence_of(ref))
+        model = keep(name, about, trained, licence)
     return Trained(
         model, about, len(examples), blank, cut, dict(zip(labels, counts, strict=True)),
         fitted.folds, fitted.strength, fitted.weighted, fitted.temperature, fitted.before, fitted.after,
@@ -199,44 +198,3 @@ def facts_of(
         },
         "versions": {"python": platform.python_version()} | {name: version(name) for name in libraries},
     }
-
-
-def licence_of(ref: str) -> str:
-    """The encoder's licence, as far as the store knows it."""
-    return store.resolve(ref).licence
-
-
-def keep(name: str, about: About, trained: head.LinearHead, licence: str) -> Model:
-    """Keep a head and a copy of its encoder as one model."""
-
-    def write(folder: Path) -> list[Path]:
-        copies = list(copied(about.path, folder / head.ENCODER))
-        files = {
-            path.relative_to(folder / head.ENCODER).as_posix(): content.digest(path, lambda step: None)
-            for path in copies
-        }
-        encoder = {**trained.facts["encoder"], "sha256": files}
-        facts = {**trained.facts, "encoder": encoder}
-        return [
-            *head.write(folder, head.LinearHead(trained.labels, trained.weight, trained.bias, facts)),
-            *copies,
-        ]
-
-    return made.keep_made(name, ORIGIN + about.name, licence, write)
-
-
-def copied(encoder: Path, folder: Path) -> Iterator[Path]:
-    """Copy an encoder's files into `folder`: those of an ONNX folder, or a GGUF file and its parts.
-
-    Copies, not hard links: ONNX Runtime's data files may have no second name (edge.onnx.check).
-    """
-    files = store.resolve(str(encoder)).files
-    root = encoder if encoder.is_dir() else encoder.parent
-    home.room_for(folder.parent, sum(file.stat().st_size for file in files))
-    for file in files:
-        target = folder / file.relative_to(root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, target)
-        with target.open("rb") as written:
-            os.fsync(written.fileno())
-        yield target
