@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from edge.errors import RequestError
+from edge.errors import ModelNotFound, RequestError
 from edge.tasks import entities, stream
 from edge.tasks.classify import Classified, Reading, classified, reading
 from edge.tasks.encoder import Encoder
@@ -33,6 +33,54 @@ class Wish:
     split: bool = False
 
 
+def opened(
+    ref: str,
+    labels: Sequence[str],
+    examples: Sequence[tuple[str, str]],
+    *,
+    backend: str | None,
+    threads: int | None,
+    sample: Sequence[str],
+) -> tuple[Encoder, str]:
+    """The model behind a reference, and why it runs as it does: an encoder, or a chat model that is given the labels.
+
+    Raises RequestError where a chat model is given no labels, and where examples are given to another.
+    """
+    if generates(ref):
+        if not labels:
+            raise RequestError(
+                f"{ref} writes text and has no labels of its own",
+                hint="name them: --labels positive,negative",
+            )
+        if backend == "onnx":
+            raise RequestError(f"{ref} is a GGUF model", hint="leave --backend out")
+        from edge.tasks.zero_shot import open_zero_shot
+
+        model = open_zero_shot(ref, labels, examples=examples, threads=threads)
+        return model, model.reason
+    if examples:
+        raise RequestError(
+            f"{ref} has learnt its labels", hint="--examples is for chat models; `edge train` learns"
+        )
+    from edge.tasks.open import open_encoder
+
+    encoder = open_encoder(ref, backend=backend, threads=threads, sample=sample)
+    return encoder, getattr(encoder, "reason", "")
+
+
+def generates(ref: str) -> bool:
+    """Whether a reference is a GGUF file of a model that writes text."""
+    from edge import store
+    from edge.engine.encoder import task_of
+    from edge.gguf_header import read
+
+    try:
+        path = store.resolve(ref).path
+    except ModelNotFound:
+        return False  # it may be a trained head
+    return path.suffix == ".gguf" and path.is_file() and task_of(read(path)) == "generation"
+
+
 def how(encoder: Encoder, wish: Wish) -> Reading:
     """How this model is read. Raises RequestError where it cannot do what is wished."""
     about = encoder.about
@@ -48,7 +96,9 @@ def how(encoder: Encoder, wish: Wish) -> Reading:
     return reading(about, wish.labels, top=wish.top, threshold=wish.threshold)
 
 
-def answers(encoder: Encoder, rows: Iterable[Row], wish: Wish, *, live: bool = False) -> Iterator[Answer]:
+def answers(
+    encoder: Encoder, rows: Iterable[Row], wish: Wish, *, live: bool = False
+) -> Generator[Answer, None, None]:
     """An answer for each row, in order. Raises what the rows and the encoder raise, after the answers before it."""
     read = how(encoder, wish)
     tokens = encoder.about.task == "tokens"

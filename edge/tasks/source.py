@@ -98,15 +98,13 @@ class Source:
 @contextmanager
 def opened(path: Path | None) -> Iterator[Source]:
     """A file's lines, or stdin's for None or `-`. Raises RequestError where there is no such file."""
-    if path is None or str(path) == "-":
-        # its own buffer: a thread that waits in sys.stdin's would abort the interpreter's exit
-        with open(0, "rb", closefd=False) as stream:
-            yield Source(stream, "stdin")
-        return
+    name = "stdin" if path is None or str(path) == "-" else str(path)
     try:
-        stream = path.open("rb")
+        # a buffer of our own: a thread that still waits in sys.stdin's would abort the interpreter's exit
+        stream = open(0, "rb", closefd=False) if name == "stdin" else open(name, "rb")  # noqa: PTH123, SIM115
     except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror}", hint="give another --input") from error
+        raise RequestError(f"{name} cannot be read: {error.strerror}", hint="give another --input") from error
     with stream:
-        regular = S_ISREG(os.fstat(stream.fileno()).st_mode)
-        yield Source(stream, str(path), os.fstat(stream.fileno()).st_size if regular else 0, live=not regular)
+        state = os.fstat(stream.fileno())
+        regular = S_ISREG(state.st_mode)
+        yield Source(stream, name, state.st_size if regular else 0, live=not regular)
