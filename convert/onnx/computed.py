@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import ConversionError
+from edge.errors import BadONNX, ConversionError, EngineError
+from edge.onnx.session import Session
 
 from ..computed import Outputs
 from .emit import MASK
@@ -30,33 +31,28 @@ class Result:
     pooled: Array | None
 
 
-def session(path: Path) -> Any:
-    """A session on the CPU alone. Raises ConversionError where ONNX Runtime does not load the graph."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+def session(path: Path) -> Session:
+    """The graph, opened as `edge` opens any. Raises ConversionError where it does not."""
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions have no class of their own
-        raise ConversionError(f"ONNX Runtime does not load {path.name}: {first_line(error)}") from None
+        return Session(path)
+    except (BadONNX, EngineError) as error:
+        raise ConversionError(str(error), hint=error.hint) from None
 
 
-def run(session: Any, texts: Sequence[Text]) -> list[Result]:
+def run(session: Session, texts: Sequence[Text]) -> list[Result]:
     """Texts padded to the longest. Raises ConversionError where it fails, and for NaN or infinity."""
     shape = (len(texts), max(len(ids) for ids, _ in texts))
     feed = {name: np.zeros(shape, np.int64) for name in (IDS, MASK, TYPES)}
     for row, (ids, types) in enumerate(texts):
         feed[IDS][row, : len(ids)], feed[TYPES][row, : len(ids)], feed[MASK][row, : len(ids)] = ids, types, 1
-    wanted = {entry.name for entry in session.get_inputs()}
-    names = [entry.name for entry in session.get_outputs()]
+    names = [entry.name for entry in session.graph.outputs]
     try:
-        values = session.run(names, {name: array for name, array in feed.items() if name in wanted})
-    except Exception as error:
-        raise ConversionError(f"ONNX Runtime does not compute it: {first_line(error)}") from None
+        values = session.run({entry.name: feed[entry.name] for entry in session.graph.inputs}, names)
+    except EngineError as error:
+        raise ConversionError(str(error), hint="this is a bug") from None
     found = dict(zip(names, values, strict=True))
     if not all(np.isfinite(array).all() for array in values):
-        raise ConversionError("ONNX Runtime computes NaN or infinity for it")
+        raise ConversionError("ONNX Runtime computes NaN or infinity for it", hint="leave that level out")
 
     def of(name: str, row: int) -> Array | None:
         if name not in found:
@@ -67,7 +63,7 @@ def run(session: Any, texts: Sequence[Text]) -> list[Result]:
     return [Result(of(HIDDEN, row), of(LOGITS, row), of(EMBEDDING, row)) for row in range(len(texts))]
 
 
-def answers(session: Any, texts: Sequence[Text]) -> list[Array]:
+def answers(session: Session, texts: Sequence[Text]) -> list[Array]:
     """Logits or embeddings, hidden states where there are neither: texts of a length together, their order kept."""
     found: list[Array] = [np.empty(0)] * len(texts)
     order = sorted(range(len(texts)), key=lambda row: len(texts[row][0]))
@@ -88,7 +84,3 @@ def together(results: Sequence[Result]) -> Outputs:
 
     hidden = of("hidden")
     return Outputs(np.empty((0, 0)) if hidden is None else hidden, of("logits"), of("pooled"))
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -29,6 +29,8 @@ class Level:
     """fp32, and what the others have in common."""
 
     name = "fp32"
+    bits = 32.0  # of a weight of a matrix, with its part of the scale
+    keeps = "every weight as it is"
     adds_bias = False  # whether its multiplication adds a bias at no cost
 
     def vector(self, graph: Graph, handle: Handle) -> str:
@@ -60,6 +62,8 @@ class Level:
 
 class Half(Level):
     name = "fp16"
+    bits = 16.0
+    keeps = "weights in half, computed in float32: half the disk, the same memory"
 
     def turned(self, graph: Graph, handle: Handle) -> str:
         graph.kept(handle, "float16")
@@ -96,6 +100,8 @@ class Quantized(Level):
 
 class Int8(Quantized):
     name = "int8"
+    bits = 8.0
+    keeps = "weights by output channel, activations rounded to 8 bits: the fastest"
 
     def quantized(self, graph: Graph, weight: Handle) -> tuple[str, str]:
         """The weight as int8 (in, out) and the scales of its columns."""
@@ -141,10 +147,14 @@ class Blocks(Quantized):
 
 class Int8W(Blocks):
     name = "int8w"
+    bits = 8 + 32 / BLOCK
+    keeps = f"weights by block of {BLOCK}, activations by block: nearer than int8"
 
 
 class Int4(Blocks):
     name = "int4"
+    bits = 4 + 32 / BLOCK
+    keeps = "the same in 4 bits; embeddings in 8"
     width = 4
 
 

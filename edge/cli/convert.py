@@ -1,4 +1,4 @@
-"""`edge convert`: a checkpoint into GGUF files and back, each file with its certificate."""
+"""`edge convert`: a checkpoint into GGUF files, and back, or into ONNX folders, each with its certificate."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ path_option = click.Path(path_type=Path)
 @click.argument("source", required=False, shell_complete=complete_ref)
 @click.option(
     "--to",
-    type=click.Choice(["gguf", "safetensors"]),
+    type=click.Choice(["gguf", "onnx", "safetensors"]),
     default="gguf",
     show_default=True,
     help="What to make.",
 )
-@click.option("--level", metavar="L,L", help="Levels, separated by commas; --levels lists them.  [f16]")
+@click.option(
+    "--level", metavar="L,L", help="Levels, separated by commas; --levels lists them.  [f16; onnx: int8]"
+)
 @click.option("--out", type=path_option, default=Path(), help="Folder to write into.  [this one]")
 @click.option("--name", metavar="N", help="Beginning of the files' names.  [the source's]")
 @click.option("--imatrix", type=path_option, metavar="FILE", help="Importance matrix of llama.cpp's kind.")
@@ -37,6 +39,7 @@ path_option = click.Path(path_type=Path)
 @click.option("--against", metavar="SOURCE", help="The checkpoint that the checked file was made of.")
 @click.option("--base", metavar="SOURCE", help="The checkpoint that a LoRA adapter was trained on.")
 @click.option("--levels", "list_levels", is_flag=True, help="List the levels, with bits a weight.")
+@click.option("--agreement", type=path_option, metavar="FILE", help="Compare ONNX levels on a text's lines.")
 @click.option("--threads", type=click.IntRange(1, 512), metavar="N", help="Encoding threads.  [all cores]")
 @click.option("--max-buffer", metavar="SIZE", help="Weights held in memory at once.  [16MiB]")
 @click.option(
@@ -64,6 +67,7 @@ def command(
     against: str | None,
     base: str | None,
     list_levels: bool,
+    agreement: Path | None,
     threads: int | None,
     max_buffer: str | None,
     types: tuple[str, ...],
@@ -72,7 +76,7 @@ def command(
     prune_layers: str | None,
     as_json: bool,
 ) -> None:
-    """Make GGUF files of a checkpoint, proven; and back.
+    """Make GGUF files or ONNX folders of a checkpoint, proven; and back.
 
     SOURCE is a folder with config.json, safetensors and tokenizer files, a GGUF file, or a model as `edge pull`
     takes it (a name, hf:…, pypi:…). Each file is compared with a reference that computes from the source's weights,
@@ -82,15 +86,21 @@ def command(
     \b
       edge convert ./checkpoint --level f16,q8_0,q4_k_m
       edge convert ./checkpoint --level iq2_xs --calibrate notes.txt
+      edge convert ./classifier --to onnx --level fp32,int8
       edge convert model.gguf --to safetensors
 
-    What was interrupted goes on where it stopped when the same command is given again.
+    What was interrupted goes on where it stopped when the same command is given again; ONNX folders begin anew.
     """
     if list_levels:
         options.refuse("--levels", only=options.LISTING)
-        from edge.convert.level_table import level_table
+        if to == "onnx":
+            from edge.convert.onnx.level_table import level_table as onnx_table
 
-        show(level_table(), output.levels, as_json)
+            show(onnx_table(), output.onnx_levels, as_json)
+        else:
+            from edge.convert.level_table import level_table
+
+            show(level_table(), output.levels, as_json)
     elif check:
         if not against:
             raise RequestError(
@@ -111,9 +121,22 @@ def command(
         dtype = level.strip().lower() if level else None
         found = to_safetensors(path, out / title_of(path, name), level=dtype, max_buffer=size)
         show(found, output.written, as_json)
+    elif to == "onnx":
+        options.refuse("--to onnx", only=options.ONNX)
+        from edge.convert.onnx import to_onnx
+
+        path, wanted = located(source), options.levels_of(level or "int8")
+        if dry_run:
+            show(to_onnx.sizes(path, wanted), output.onnx_sizes, as_json)
+            return
+        with bars() as report:
+            folders = to_onnx.convert(
+                path, wanted, out, name=name, prove=not no_proof, agreement=agreement, report=report
+            )
+        show(folders, output.onnx_made, as_json)
     else:
         path = located(source)
-        wanted = [part.strip().lower() for part in (level or "f16").split(",") if part.strip()]
+        wanted = options.levels_of(level or "f16")
         if adapter(path):
             options.refuse("a LoRA adapter", only=options.ADAPTER)
             if len(wanted) != 1:

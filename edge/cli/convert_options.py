@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from edge.convert.stream import Report
 
 # Parameters by what is done; one that is typed and does not belong is refused rather than passed over.
-LISTING = {"list_levels", "as_json"}
+LISTING = {"list_levels", "to", "as_json"}
 CHECKING = {"check", "against", "as_json"}
 BACK = {"source", "to", "level", "out", "name", "max_buffer", "as_json"}
+ONNX = {"source", "to", "level", "out", "name", "dry_run", "no_proof", "agreement", "as_json"}
 ADAPTER = {"source", "to", "level", "out", "name", "base", "as_json"}
-FOREIGN = {"check", "against", "base", "list_levels"}  # to making GGUF files of a model
+FOREIGN = {"check", "against", "base", "list_levels", "agreement"}  # to making GGUF files of a model
 
 
 def refuse(doing: str, *, only: Collection[str] = (), never: Collection[str] = ()) -> None:
@@ -32,6 +33,11 @@ def refuse(doing: str, *, only: Collection[str] = (), never: Collection[str] = (
         if typed and (name in never or (only and name not in only)):
             called = parameter.opts[0] if isinstance(parameter, click.Option) else name.upper()
             raise RequestError(f"{called} does not go with {doing}", hint="leave it out")
+
+
+def levels_of(text: str) -> list[str]:
+    """The names in a list with commas."""
+    return [part.strip().lower() for part in text.split(",") if part.strip()]
 
 
 def settings_of(

@@ -10,6 +10,9 @@ from edge.cli.output import size, table
 
 if TYPE_CHECKING:
     from edge.convert.level_table import Level
+    from edge.convert.onnx import level_table as onnx_levels_of
+    from edge.convert.onnx import to_onnx
+    from edge.convert.onnx.certificate import Agreement
     from edge.convert.proof import Certificate, Comparison
     from edge.convert.to_gguf import Made, Size
     from edge.convert.to_safetensors import Written
@@ -100,7 +103,48 @@ def levels(found: Sequence[Level]) -> str:
         )
         for one in found
     ]
-    return table(rows, ("level", "bits/weight of Llama 3 8B", ""))
+    more = "\n\nlevels of ONNX: edge convert --levels --to onnx"
+    return table(rows, ("level", "bits/weight of Llama 3 8B", "")) + more
+
+
+def onnx_made(folders: Sequence[to_onnx.Made]) -> str:
+    """The closing table of ONNX folders, 80 columns wide; below it how the levels agree."""
+    rows = [
+        (
+            one.level,
+            size(one.bytes),
+            f"{one.bits_per_weight:.2f}",
+            f"{one.seconds:.1f}",
+            *(figures(one.certificate.comparison) if one.certificate else ("none", "", "")),
+        )
+        for one in folders
+    ]
+    lines = [table(rows, ("level", "size", "bits/weight", "seconds", "error", "kld", "top-1"))]
+    for one in folders:
+        found = one.certificate.agreement if one.certificate else None
+        if found and one.level != found.beside:
+            lines.append(f"{one.level} beside {found.beside} on {found.lines} lines: {agreement(found)}")
+    lines += [f"note: {note}" for note in folders[0].notes]
+    lines.append(f"peak memory {size(folders[-1].peak_rss_bytes)}; made:")
+    lines += [f"  {one.path}/" for one in folders]
+    return "\n".join(lines)
+
+
+def agreement(found: Agreement) -> str:
+    """The share of equal answers, or cosines of embeddings."""
+    if found.share is not None:
+        return f"{found.share:.2%} the same label"
+    return f"cosine at least {found.least_cosine:.5f}, {found.mean_cosine:.5f} on the mean"
+
+
+def onnx_sizes(folders: Sequence[to_onnx.Size]) -> str:
+    rows = [(one.level, size(one.bytes), f"{one.bytes:,}", f"{one.bits_per_weight:.2f}") for one in folders]
+    return table(rows, ("level", "size", "bytes", "bits/weight"))
+
+
+def onnx_levels(found: Sequence[onnx_levels_of.Level]) -> str:
+    rows = [(one.level, f"{one.bits_per_weight:.0f}", one.keeps) for one in found]
+    return table(rows, ("level", "bits/weight", "keeps"))
 
 
 def certificate(found: Certificate) -> str:
