@@ -12,15 +12,58 @@ from typing import Any
 import numpy as np
 
 from .emit import HIDDEN, Emission
+from .relative import outside, tokens
 from .values import Value, stacked
 
 
 def is_plain(value: Value) -> bool:
-    """Whether MultiHeadAttention computes it: heads of one number, split only here, nothing added to the scores."""
-    parts = value.operands
-    if len(parts) != 3 or any(part.kind != "split_heads" for part in parts):
+    """Whether MultiHeadAttention computes it: heads of one number, which may be turned."""
+    parts = [before_turning(part) for part in value.operands[:3]]
+    if any(part.kind != "split_heads" for part in parts):
         return False
     return len({part.attributes["heads"] for part in parts}) == 1
+
+
+def before_turning(part: Value) -> Value:
+    return part.operands[0] if part.kind == "rope" else part
+
+
+def turned(emission: Emission, part: Value) -> str:
+    """(batch, tokens, width): heads with their rotary positions, before they are split."""
+    heads = before_turning(part)
+    if heads is part:
+        return emission.name(part.operands[0])
+    (cos, sin), (x,) = rotation(emission, part), heads.operands
+    first = emission.ints(0)  # of the tables' rows
+    return emission.fused("RotaryEmbedding", x, first, cos, sin, num_heads=heads.attributes["heads"])
+
+
+def rotation(emission: Emission, part: Value) -> tuple[str, str]:
+    """Cosines and sines of the positions from 0 on, float32 (tokens, pairs), by way of float64 as in the reference."""
+    frequencies, scale = part.attributes["frequencies"], part.attributes["scale"]
+    key = f"rotation {frequencies.tobytes().hex()} {scale}"
+
+    def angles() -> str:
+        count = emission.node("Squeeze", tokens(emission))
+        zero, one = (emission.graph.constant(number, np.int64) for number in (0, 1))
+        steps = emission.node("Cast", emission.node("Range", zero, count, one), to=11)
+        row = emission.graph.constant(frequencies[None], np.float64)
+        return emission.node("Mul", emission.node("Unsqueeze", steps, emission.ints(1)), row)
+
+    def wave(shift: float) -> str:
+        moved = emission.made_once(f"{key} angles", angles)  # ONNX Runtime has no cosine in float64
+        shifted = emission.node("Add", moved, emission.graph.constant(shift, np.float64))
+        narrow = emission.node("Cast", emission.node("Sin", shifted), to=1)
+        return narrow if scale == 1 else emission.node("Mul", narrow, scale)
+
+    return (
+        emission.made_once(f"{key} cos", lambda: wave(float(np.pi / 2))),
+        emission.made_once(f"{key} sin", lambda: wave(0.0)),
+    )
+
+
+def rope(emission: Emission, value: Value) -> str:
+    return emission.fused("RotaryEmbedding", *value.operands, emission.ints(0), *rotation(emission, value))
 
 
 def of_linears(emission: Emission, value: Value, linears: Sequence[Value]) -> str:
@@ -38,27 +81,37 @@ def of_linears(emission: Emission, value: Value, linears: Sequence[Value]) -> st
 
 def of_three(emission: Emission, value: Value, three: Sequence[Any], biases: Any = None) -> str:
     """(batch, tokens, width): attention of query, key and value (batch, tokens, width), the heads joined."""
-    attributes = {"num_heads": value.operands[0].attributes["heads"]}
+    attributes = {"num_heads": before_turning(value.operands[0]).attributes["heads"]}
     if value.attributes["causal"]:
         attributes["unidirectional"] = 1
     if value.attributes["scale"]:
         attributes["scale"] = value.attributes["scale"]
-    return emission.fused("MultiHeadAttention", *three, biases, emission.mask, **attributes)
+    return emission.fused(
+        "MultiHeadAttention", *three, biases, emission.mask, added(emission, value), **attributes
+    )
+
+
+def added(emission: Emission, value: Value) -> str | None:
+    """(batch or 1, heads or 1, tokens, tokens): what is added to the scores besides masks, if anything is."""
+    bias, window = value.operands[3:], value.attributes["window"]
+    if not window:
+        return emission.name(bias[0]) if bias else None
+    hidden = outside(emission, window)
+    return emission.node("Add", bias[0], hidden) if bias else hidden
 
 
 def scores(emission: Emission, value: Value) -> str:
     """(batch, heads, tokens, size) by the plain operators."""
     query, key, states = value.operands[:3]
-    turned = emission.node("Transpose", key, perm=[0, 1, 3, 2])
-    product = emission.node("MatMul", query, turned)
+    product = emission.node("MatMul", query, emission.node("Transpose", key, perm=[0, 1, 3, 2]))
     scale = value.attributes["scale"]
     if scale is None:
         size = emission.node("Cast", emission.node("Shape", query, start=3, end=4), to=1)
         product = emission.node("Div", product, emission.node("Sqrt", size))
     else:
         product = emission.node("Mul", product, scale)
-    if len(value.operands) > 3:
-        product = emission.node("Add", product, value.operands[3])
+    if (more := added(emission, value)) is not None:
+        product = emission.node("Add", product, more)
     product = emission.node("Add", product, emission.masked)
     if value.attributes["causal"]:
         product = emission.node("Add", product, later(emission))
@@ -69,8 +122,7 @@ def later(emission: Emission) -> str:
     """float32 (tokens, tokens): as good as −∞ for what comes after a token."""
 
     def make() -> str:
-        tokens = emission.node("Shape", emission.mask, start=1, end=2)
-        square = emission.node("Concat", tokens, tokens, axis=0)
+        square = emission.node("Concat", tokens(emission), tokens(emission), axis=0)
         full = emission.node("Expand", emission.graph.constant(HIDDEN, np.float32), square)
         return emission.node("Trilu", full, emission.graph.constant(1, np.int64), upper=1)
 

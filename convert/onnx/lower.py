@@ -6,11 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import attention
+from . import attention, relative
 from .emit import EMITTERS, Emission
 from .values import Value
 
-EMITTERS["attention"] = attention.scores
+EMITTERS |= {
+    "attention": attention.scores,
+    "rope": attention.rope,
+    "distances": lambda emission, value: "",  # its readers read its table
+    "head_biases": relative.head_biases,
+    "relative_scores": relative.relative_scores,
+}
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,8 @@ class Fused:
     provides: tuple[Value, ...] = ()
 
 
+PLAIN = {"gelu": "Gelu", "gelu_tanh": "FastGelu"}
+BIASED = {"gelu": "BiasGelu", "gelu_tanh": "FastGelu"}
 Uses = Mapping[int, Sequence[Value]]  # the values that read a value, by its index
 Rule = Callable[[Value, Uses], Fused | None]
 
@@ -69,13 +77,18 @@ def only(value: Any, kind: str, uses: Uses) -> bool:
 
 
 def biased(value: Value, uses: Uses) -> Fused | None:
-    """gelu(linear): the bias is added by the activation."""
+    """gelu(linear): the bias is added by the activation where the level's multiplication does not."""
     (x,) = value.operands
     if not only(x, "linear", uses) or x.operands[2] is None:
         return None
     source, weight, bias = x.operands
-    kind = {"gelu": "BiasGelu", "gelu_tanh": "FastGelu"}[value.kind]
-    return Fused((source,), lambda emission: emission.fused(kind, emission.linear(source, weight), bias))
+
+    def emit(emission: Emission) -> str:
+        if emission.level.adds_bias:
+            return emission.fused(PLAIN[value.kind], emission.linear(source, weight, bias))
+        return emission.fused(BIASED[value.kind], emission.linear(source, weight), bias)
+
+    return Fused((source,), emit)
 
 
 def joined(value: Value, uses: Uses) -> Fused | None:
@@ -83,11 +96,17 @@ def joined(value: Value, uses: Uses) -> Fused | None:
     (heads,) = value.operands
     if not only(heads, "attention", uses) or not attention.is_plain(heads):
         return None
-    three = [part.operands[0] for part in heads.operands]
-    if all(only(x, "linear", uses) and x.operands[2] is not None for x in three):
+    parts, bias = heads.operands[:3], heads.operands[3:]
+    three = [attention.before_turning(part).operands[0] for part in parts]
+    alone = all(only(part, "split_heads", uses) for part in parts)
+    if alone and all(only(x, "linear", uses) and x.operands[2] is not None for x in three):
         read = tuple(x.operands[0] for x in three)
-        return Fused(read, lambda emission: attention.of_linears(emission, heads, three))
-    return Fused(tuple(three), lambda emission: attention.of_three(emission, heads, three))
+        return Fused((*read, *bias), lambda emission: attention.of_linears(emission, heads, three))
+
+    def emit(emission: Emission) -> str:
+        return attention.of_three(emission, heads, [attention.turned(emission, part) for part in parts])
+
+    return Fused((*three, *bias), emit)
 
 
 # By the kind of the last of the values; the first that knows it is taken

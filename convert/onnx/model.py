@@ -14,6 +14,7 @@ from .graph import Graph
 from .levels import LEVELS
 from .ops import Ops
 from .values import Handle, Value
+from .whole_text import WholeTextOps
 
 IDS, TYPES = "input_ids", "token_type_ids"
 LOGITS, EMBEDDING, HIDDEN = "logits", "sentence_embedding", "last_hidden_state"
@@ -26,7 +27,8 @@ def encoder(model: Understood, level: str, name: str) -> Graph:
     Outputs are float32: logits (batch, labels) or (batch, tokens, labels); of other models sentence_embedding
     (batch, width), as far as it is said how, and last_hidden_state (batch, tokens, width).
     """
-    ops, config = Ops(), model.config
+    config = model.config
+    ops = WholeTextOps() if hasattr(config, "model") else Ops()
     typed = several_types(config)
     arguments = {"token_types": ops.input(TYPES)} if typed else {}
     weight = handles(model)
@@ -75,5 +77,7 @@ def handles(model: Understood) -> Callable[[str], Handle]:
 
 def head_of(config: Any) -> list[str]:
     """Names of the layers after the last hidden state: they are small, and all of an answer goes through them."""
+    if hasattr(config, "model"):  # a decoder's classifier
+        return ["score"]
     head = getattr(config, "head", None)
     return [part for part in (head.dense, head.output) if part] if head else []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .values import Handle, Value
+from .values import Array, Handle, Value
 
 
 class Ops:
@@ -80,13 +80,29 @@ class Ops:
         key: Value,
         value: Value,
         *,
+        window: int | None = None,
         scale: float | None = None,
         causal: bool = True,
         bias: Value | None = None,
     ) -> Value:
         """(batch, heads, tokens, size); padding is masked. `bias` is (batch or 1, heads, tokens, tokens)."""
         operands = (query, key, value) if bias is None else (query, key, value, bias)
-        return self.value("attention", *operands, scale=scale, causal=causal)
+        return self.value("attention", *operands, scale=scale, causal=causal, window=window)
+
+    def rope(self, x: Value, frequencies: Array, scale: float = 1.0) -> Value:
+        return self.value("rope", x, frequencies=frequencies, scale=scale)
+
+    def distances(self, ids: Value, table: Array) -> Value:
+        return self.value("distances", ids, table=table)
+
+    def head_biases(self, table: Handle, index: Value) -> Value:
+        """(1, heads, tokens, tokens)."""
+        return self.value("head_biases", table, index)
+
+    def relative_scores(self, x: Value, rows: Value, index: Value, *, of_keys: bool = False) -> Value:
+        """(batch, heads, tokens, tokens); `rows` are heads of (rows, width)."""
+        (flat,), heads = rows.operands, rows.attributes["heads"]
+        return self.value("relative_scores", x, flat, index, heads=heads, of_keys=of_keys)
 
     def mean(self, x: Value) -> Value:
         """(batch, width), over the tokens that are no padding."""
