@@ -29,6 +29,9 @@ VERBS = {
     "verify": "Check kept files against their hashes.",
     "rm": "Remove a model.",
     "convert": "Make GGUF files of a checkpoint, proven; and back.",
+    "train": "Train a classifier on this device.",
+    "embed": "Turn texts into vectors.",
+    "rerank": "Sort texts by how well they answer a query.",
     "sessions": "List, show, export or remove saved conversations.",
     "bench": "Measure speed, memory and quality.",
 }

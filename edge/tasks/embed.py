@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ class Embedded:
     left_out: int = 0
 
 
-def embed(encoder: Encoder, rows: Iterable[Row], *, live: bool = False) -> Iterator[Embedded]:
+def embed(encoder: Encoder, rows: Iterable[Row], *, live: bool = False) -> Generator[Embedded, None, None]:
     """Each text with its embedding, in order; memory does not grow with their number.
 
     Raises RequestError for a model that gives none, EngineError where one is not finite.

@@ -22,8 +22,7 @@ from edge.errors import BadData, RequestError
 from edge.machine import host
 from edge.store import made
 from edge.store.records import Model
-from edge.tasks import fit, head, rows, stream
-from edge.tasks.classify import classified, reading
+from edge.tasks import answers, fit, head, rows, stream
 from edge.tasks.encoder import About, Array, Encoder
 from edge.tasks.keep import keep
 from edge.tasks.open import open_encoder
@@ -114,7 +113,7 @@ def train(
         classifier = head.HeadedEncoder(encoder, trained, name, about.path)
         counts = np.bincount(y).tolist()
         report = (
-            report_on(classifier, tests, labels, steps)
+            report_on(classifier, tests, steps)
             if test
             else report_of([label for _, label in examples], labels, fitted.held_out.argmax(axis=1))
         )
@@ -158,16 +157,16 @@ def embedded(encoder: Encoder, texts: Sequence[Row], steps: Steps) -> tuple[Arra
     return found, cut
 
 
-def report_on(
-    classifier: Encoder, tests: Sequence[tuple[Row, str]], labels: Sequence[str], steps: Steps
-) -> Report:
-    """The report on rows that it was not trained on, as `edge classify --report` would print it."""
-    how, counted = reading(classifier.about), Single(labels)
-    parted = stream.run_parts(classifier, [row for row, _ in tests])
-    for at, ((row, parts), (_, label)) in enumerate(zip(parted, tests, strict=True)):
-        counted.add(label, classified(how, row, parts).label)
-        steps("testing", at + 1, len(tests))
-    return counted.report()
+def report_on(classifier: Encoder, tests: Sequence[tuple[Row, str]], steps: Steps) -> Report:
+    """The report on rows that it was not trained on, as `edge classify --report` prints it."""
+    done = 0
+
+    def tell(answer: answers.Answer) -> None:
+        nonlocal done
+        done += 1
+        steps("testing", done, len(tests))
+
+    return answers.report(classifier, [row for row, _ in tests], answers.Wish(), tell=tell)
 
 
 def report_of(gold: Sequence[str], labels: Sequence[str], predicted: Array) -> Report:
