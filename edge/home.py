@@ -15,6 +15,11 @@ def home() -> Path:
     return user_data_path("edge", appauthor=False)
 
 
+def picks_file() -> Path:
+    """The JSON file of what was measured to pick a backend; it may be deleted at any time."""
+    return home() / "picks.json"
+
+
 def sessions_file() -> Path:
     """The SQLite file of saved conversations."""
     return home() / "sessions.db"

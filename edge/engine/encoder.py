@@ -38,6 +38,7 @@ class GgufEncoder:
     """
 
     def __init__(self, path: Path, name: str | None = None, threads: int | None = None) -> None:
+        self.reason = ""  # why it was picked, where there was a choice
         self._lib, self._lock = llama(), Lock()
         self._model: Any = None
         self._context: Any = None

@@ -40,6 +40,7 @@ class OnnxEncoder:
             raise RequestError(
                 f"{name or path.name} writes text ({folder.task})", hint="talk to it with `edge chat`"
             )
+        self.reason = ""  # why it was picked, where there was a choice
         self._tokenizer = tokenizer_of(folder)
         check_vocabulary(folder, self._tokenizer.size())
         self._session = Session(folder.graph, threads)

@@ -16,6 +16,8 @@ from edge.onnx.check import Graph, check
 
 Array = NDArray[Any]
 BACKEND = "onnxruntime-cpu"
+# Slower than its parts: 1.37 ms against 0.31 for 448 tokens 384 wide on AVX-512 (bench/LOG.md)
+SLOW_FUSIONS = ("SkipLayerNormFusion",)
 QUIET = 4  # only what ends the process: refusals come as exceptions, with the same words
 # "[ONNXRuntimeError] : 10 : INVALID_GRAPH : Load model from /…/model.onnx failed:"
 PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : (?:Load model from .*? failed:)?")
@@ -34,7 +36,10 @@ class Session:
         self._outputs = [value.name for value in self.graph.outputs]
         try:
             self._session: Any = runtime.InferenceSession(
-                str(path), sess_options=options(runtime, threads), providers=["CPUExecutionProvider"]
+                str(path),
+                sess_options=options(runtime, threads),
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=[*SLOW_FUSIONS],
             )
         except MemoryError:
             raise
@@ -58,6 +63,23 @@ class Session:
                 f"ONNX Runtime failed: {reason(error)}", hint="smaller batches need less"
             ) from None
         return found
+
+    def binding(self) -> Any:
+        """Inputs and outputs bound to memory of the caller's (onnxruntime.IOBinding), for `run_bound`."""
+        return self._session.io_binding()
+
+    def run_bound(self, binding: Any) -> None:
+        """Run into the bound outputs. Raises EngineError where ONNX Runtime fails or the session is closed."""
+        if self._session is None:
+            raise EngineError("the model is closed", hint="load it again")
+        try:
+            self._session.run_with_iobinding(binding)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise EngineError(
+                f"ONNX Runtime failed: {reason(error)}", hint="a smaller --ctx needs less"
+            ) from None
 
     def close(self) -> None:
         """Free the memory; safe to call twice."""

@@ -1,0 +1,120 @@
+"""From a reference to the files an encoder may be run from: one, or the several forms of one model."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge import gguf_header, onnx_folder, store
+from edge.engine.encoder import task_of
+from edge.errors import RequestError
+from edge.gguf_header.tables import FILE_TYPES
+from edge.onnx_folder import is_folder
+from edge.store.checkpoints import ADAPTER_CONFIG, CONFIG
+from edge.store.refs import Local, Name, parse
+from edge.tasks import head
+
+ONNX, GGUF = "onnx", "gguf"
+ONNX_LEVELS = ("fp32", "fp16", "int8", "int8w", "int4")
+GGUF_LEVELS = tuple(level.lower() for level in FILE_TYPES.values())
+LATER_PART = re.compile(r".*-(?!00001)\d{5}-of-\d{5}\.gguf", re.IGNORECASE)
+HEADED = "head"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One form of a model. `form` is onnx, gguf, or head for one that `edge train` made; `task` as About has it."""
+
+    path: Path
+    form: str
+    level: str
+    task: str
+
+    @property
+    def title(self) -> str:
+        """How a choice between several is written."""
+        return f"{self.form.upper()} {self.level or self.path.name}"
+
+
+def located(ref: str) -> tuple[str, list[Path]]:
+    """The model's name and where its forms are: of a path that is not there those that begin like it (NAME-LEVEL).
+
+    Raises ModelNotFound, RequestError for what is no model or a checkpoint that is to be converted first.
+    """
+    target = parse(ref)
+    local = isinstance(target, Local) or (
+        isinstance(target, Name) and store.kept_as(ref) is None and ref not in store.catalogue()
+    )
+    if local:
+        path = target.path if isinstance(target, Local) else Path(ref).absolute()
+        if path.exists():
+            return path.name, list(within(path))
+        if found := siblings(path):
+            return path.name, found
+    model = store.resolve(ref)
+    return model.name, list(within(model.path))
+
+
+def siblings(path: Path) -> list[Path]:
+    """NAME-LEVEL folders and NAME-LEVEL.gguf files beside a path that ends in NAME."""
+    if not path.parent.is_dir():
+        return []
+    start = f"{path.name}-"
+    beside = sorted(other for other in path.parent.iterdir() if other.name.startswith(start))
+    return [
+        other
+        for other in beside
+        if (other.name.removeprefix(start) in ONNX_LEVELS and is_folder(other))
+        or (other.suffix == ".gguf" and other.stem.removeprefix(start).lower() in GGUF_LEVELS)
+    ]
+
+
+def within(path: Path) -> Iterator[Path]:
+    """The forms in a file or folder. Raises RequestError where it is none and holds none."""
+    if path.is_file() or is_folder(path) or head.is_headed(path):
+        yield path
+        return
+    found = [other for other in sorted(path.iterdir()) if not other.name.startswith(".")]
+    forms = [
+        other
+        for other in found
+        if is_folder(other) or (other.suffix == ".gguf" and not LATER_PART.fullmatch(other.name))
+    ]
+    if forms:
+        yield from forms
+        return
+    names = {other.name for other in found}
+    where = shlex.quote(str(path))
+    if CONFIG in names:
+        beside = siblings(path)
+        raise RequestError(
+            f"{path} is a checkpoint",
+            hint=f"name {beside[0]}" if beside else f"run `edge convert {where} --to onnx --level int8`",
+        )
+    if ADAPTER_CONFIG in names:
+        raise RequestError(f"{path} is a LoRA adapter", hint="give a model")
+    raise RequestError(f"{path} holds no model", hint="name an ONNX folder, or a GGUF file")
+
+
+def artifact(path: Path) -> Artifact:
+    """What a file or folder says it is, without loading it. Raises as the readers of headers and folders do."""
+    if head.is_headed(path):
+        return Artifact(path, HEADED, "", "classification")
+    if path.suffix == ".gguf" and path.is_file():
+        header = gguf_header.read(path)
+        return Artifact(path, GGUF, header.quantization.lower(), task_of(header))
+    if path.suffix == ".onnx" or path.is_dir():
+        folder = onnx_folder.read(path)
+        return Artifact(path, ONNX, folder.level, folder.task)
+    raise RequestError(f"{path.name} is neither an ONNX model nor a GGUF file", hint="convert it first")
+
+
+def task(ref: str) -> str:
+    """What the model behind a reference does: embedding, classification, tokens, or generation. Nothing is loaded.
+
+    Raises as `located` and `artifact`.
+    """
+    return artifact(located(ref)[1][0]).task

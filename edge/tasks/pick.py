@@ -1,0 +1,251 @@
+"""Which form of a model is faster on this host, measured with the caller's kind of text and remembered.
+
+Speed decides between forms that keep their labels: levels that cost more than half a point of accuracy (ONNX int4, GGUF
+below five bits a weight) are timed only among themselves, where no other is there. The reason names every level.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from edge.engine.encoder import GgufEncoder
+from edge.errors import EngineError, RequestError
+from edge.home import picks_file
+from edge.machine import Rejected, host
+from edge.machine.installed import installed
+from edge.onnx.encoder import OnnxEncoder
+from edge.store.records import name_it
+from edge.tasks.artifacts import Artifact
+from edge.tasks.encoder import Encoder
+from edge.tasks.stream import batches
+
+FAITHFUL = (
+    *("fp32", "fp16", "int8", "int8w"),
+    *("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0"),
+    "",  # a file made elsewhere that does not say it
+)
+TEXTS, TOKENS, CHARACTERS = 64, 2048, 4096  # of a sample, and of a text of it
+ROUNDS, LEAST, SECONDS = 7, 3, 2.0
+MOST_KEPT = 64
+SAMPLE = (
+    "Operating profit rose to EUR 13.1 million from EUR 8.7 million a year before.",
+    "what a waste of an evening",
+    "How do I change the address on my account? The form gives me an error every time I save it.",
+    "The ferry left at 7:45, later than the timetable said, and nobody on the quay seemed to mind.",
+    "Please cancel my order.",
+    "A gorgeous, witty and well acted film that stays with you long after the lights have come on again.",
+    "The committee will meet in Helsinki on 3 April to decide on the proposals of the three member states.",
+    "card not working",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pick:
+    """`chosen` by its title, why, and what else was possible. `seconds` are the medians for the sample, by title."""
+
+    chosen: str
+    reason: str
+    rejected: tuple[Rejected, ...]
+    seconds: Mapping[str, float]
+
+
+def pick(
+    name: str,
+    forms: Sequence[Artifact],
+    load: Callable[[Artifact], OnnxEncoder | GgufEncoder],
+    sample: Sequence[str],
+    threads: int | None,
+) -> Encoder:
+    """The fastest of several forms of one model, loaded; `reason` is set and says what was measured.
+
+    Raises RequestError where the forms are of different models, and what `load` raises where none loads.
+    """
+    texts = [text[:CHARACTERS] for text in sample if text.strip()][:TEXTS] or list(SAMPLE)
+    faithful = [form for form in forms if form.level in FAITHFUL]
+    lesser = tuple(
+        Rejected(form.title, "its labels may differ; name it to use it")
+        for form in forms
+        if faithful and form not in faithful
+    )
+    forms = distinct(faithful or forms)
+    if len(forms) == 1:
+        return told(load(forms[0]), Pick(forms[0].title, reason_of(forms[0].title, {}, lesser), lesser, {}))
+    key = key_of(forms, texts, threads)
+    seconds = remembered(key, [form.title for form in forms])
+    if seconds:
+        best = fastest(forms, seconds)
+        return told(load(best), decided(best, forms, seconds, lesser, len(texts)))
+    loaded, failed = load_all(forms, load)
+    try:
+        same_model(name, list(loaded.values()))
+        seconds = measure({form.title: encoder for form, encoder in loaded.items()}, texts)
+        best = fastest(list(loaded), seconds)
+    except BaseException:
+        for encoder in loaded.values():
+            encoder.close()
+        raise
+    for form, encoder in loaded.items():
+        if form != best:
+            encoder.close()
+    if not failed:
+        remember(key, seconds)
+    return told(loaded[best], decided(best, list(loaded), seconds, (*failed, *lesser), len(texts)))
+
+
+def distinct(forms: Sequence[Artifact]) -> list[Artifact]:
+    """The forms, of two with one title (a folder with two models) the first."""
+    return list({form.title: form for form in reversed(forms)}.values())[::-1]
+
+
+def load_all(
+    forms: Sequence[Artifact], load: Callable[[Artifact], OnnxEncoder | GgufEncoder]
+) -> tuple[dict[Artifact, OnnxEncoder | GgufEncoder], tuple[Rejected, ...]]:
+    """Those that load, and why the others do not. A file that is unsafe stops it all, and so does none that loads."""
+    loaded: dict[Artifact, OnnxEncoder | GgufEncoder] = {}
+    failed = []
+    problem: EngineError | RequestError | None = None
+    try:
+        for form in forms:
+            try:
+                loaded[form] = load(form)
+            except (EngineError, RequestError) as error:
+                problem = problem or error
+                failed.append(Rejected(form.title, str(error)))
+        if problem and not loaded:
+            raise problem
+    except BaseException:
+        for encoder in loaded.values():
+            encoder.close()
+        raise
+    return loaded, tuple(failed)
+
+
+def same_model(name: str, encoders: Sequence[Encoder]) -> None:
+    """Raise RequestError where the forms do not do the same with the same labels."""
+    first, *others = (encoder.about for encoder in encoders)
+    for other in others:
+        if (other.task, other.labels, other.width) != (first.task, first.labels, first.width):
+            raise RequestError(
+                f"{name} stands for different models: {first.path.name} ({first.task}, {len(first.labels)} labels) "
+                f"and {other.path.name} ({other.task}, {len(other.labels)} labels)",
+                hint="name one of them",
+            )
+
+
+def measure(encoders: Mapping[str, Encoder], texts: Sequence[str]) -> dict[str, float]:
+    """Median seconds for the texts, by title: batches as in use, a round of all after the other, one to warm up."""
+    lengths = [len(one.ids) for one in next(iter(encoders.values())).tokenize(texts)]
+    count = max(1, sum(total <= TOKENS for total in accumulate(lengths)))  # the same texts for all of them
+    groups = list(batches(lengths[:count]))
+    work = {}
+    for title, encoder in encoders.items():
+        tokens = encoder.tokenize(texts[:count])
+        work[title] = [[tokens[at] for at in group] for group in groups]
+    times: dict[str, list[float]] = {title: [] for title in encoders}
+    started = perf_counter()
+    for round_ in range(ROUNDS + 1):
+        for title, encoder in encoders.items():
+            before = perf_counter()
+            for batch in work[title]:
+                encoder.run(batch)
+            times[title].append(perf_counter() - before)
+        if round_ >= LEAST and perf_counter() - started > SECONDS:
+            break
+    return {title: median(found[1:]) for title, found in times.items()}
+
+
+def fastest(forms: Sequence[Artifact], seconds: Mapping[str, float]) -> Artifact:
+    return min(forms, key=lambda form: seconds[form.title])
+
+
+def decided(
+    best: Artifact,
+    forms: Sequence[Artifact],
+    seconds: Mapping[str, float],
+    left_out: Sequence[Rejected],
+    texts: int,
+) -> Pick:
+    """The choice in words: every form's figure, the chosen one's first."""
+    slower = sorted((form for form in forms if form != best), key=lambda form: seconds[form.title])
+    ratio = {form.title: seconds[form.title] / seconds[best.title] for form in slower}
+    rejected = [Rejected(title, f"takes {factor:.2f} times as long") for title, factor in ratio.items()]
+    return Pick(best.title, reason_of(best.title, ratio, left_out), (*rejected, *left_out), {**seconds})
+
+
+def reason_of(title: str, ratio: Mapping[str, float], left_out: Sequence[Rejected]) -> str:
+    """One line for people."""
+    measured = ", ".join(f"{other} takes {factor:.2f} times as long here" for other, factor in ratio.items())
+    others = "; ".join(f"{one.choice} left out: {one.reason}" for one in left_out)
+    return f"{title}: {'; '.join(filter(None, (measured, others)))}"
+
+
+def told(encoder: OnnxEncoder | GgufEncoder, found: Pick) -> Encoder:
+    encoder.reason = found.reason
+    return encoder
+
+
+def key_of(forms: Sequence[Artifact], texts: Sequence[str], threads: int | None) -> str:
+    """All that the times depend on: the files, the backends' versions, the CPU, threads, how long the texts are."""
+    build, cpu = installed(), host().cpu
+    known: dict[str, Any] = {
+        "files": [
+            [str(file), file.stat().st_size, file.stat().st_mtime_ns]
+            for form in forms
+            for file in files_of(form)
+        ],
+        "versions": [build.onnxruntime, build.llama_cpp],
+        "cpu": asdict(cpu),
+        "threads": threads,
+        "length": round(math.log2(median(map(len, texts)))),
+        "texts": min(len(texts), 8),  # a full batch costs less a text than one alone
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def files_of(form: Artifact) -> list[Path]:
+    """The files that hold a form's weights."""
+    path = form.path.absolute()
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.is_file() and ".onnx" in file.name)
+    return [path]
+
+
+def remembered(key: str, titles: Sequence[str]) -> dict[str, float]:
+    """Seconds by title as measured before, empty where they were not."""
+    found = picks().get(key)
+    if isinstance(found, dict) and all(
+        isinstance(value := found.get(title), float) and 0 < value < math.inf for title in titles
+    ):
+        return {title: found[title] for title in titles}
+    return {}
+
+
+def remember(key: str, seconds: Mapping[str, float]) -> None:
+    """Keep what was measured, atomically; where the disk refuses, it is measured again."""
+    kept = {**picks(), key: dict(seconds)}
+    newest = dict(list(kept.items())[-MOST_KEPT:])
+    path = picks_file()
+    draft = path.with_name(f"{path.name}.partial")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(json.dumps(newest), encoding="utf-8")
+        name_it(draft, path)
+
+
+def picks() -> dict[str, Any]:
+    """What the file holds; nothing where it is absent or damaged."""
+    try:
+        found = json.loads(picks_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
