@@ -126,6 +126,17 @@ def command(
         from edge.convert.onnx import to_onnx
 
         path, wanted = located(source), options.levels_of(level or "int8")
+        if trained(path):
+            options.refuse("a trained model", never=options.TRAINED)
+            from edge.convert.onnx.headed import export
+
+            levels = wanted if level else ()
+            show(
+                export(path, out, name=name or path.name, levels=levels, prove=not no_proof),
+                output.exported,
+                as_json,
+            )
+            return
         if dry_run:
             show(to_onnx.sizes(path, wanted), output.onnx_sizes, as_json)
             return
@@ -181,6 +192,13 @@ def located(source: str) -> Path:
     from edge.cli.models import offered
 
     return offered(source).path
+
+
+def trained(path: Path) -> bool:
+    """Whether a folder holds what `edge train` made."""
+    from edge.tasks.head import is_headed
+
+    return is_headed(path)
 
 
 def adapter(path: Path) -> bool:

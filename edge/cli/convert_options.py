@@ -20,6 +20,7 @@ LISTING = {"list_levels", "to", "as_json"}
 CHECKING = {"check", "against", "as_json"}
 BACK = {"source", "to", "level", "out", "name", "max_buffer", "as_json"}
 ONNX = {"source", "to", "level", "out", "name", "dry_run", "no_proof", "agreement", "as_json"}
+TRAINED = {"dry_run", "agreement"}  # to exporting what `edge train` made
 ADAPTER = {"source", "to", "level", "out", "name", "base", "as_json"}
 FOREIGN = {"check", "against", "base", "list_levels", "agreement"}  # to making GGUF files of a model
 

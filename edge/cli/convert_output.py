@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from edge.convert.onnx import level_table as onnx_levels_of
     from edge.convert.onnx import to_onnx
     from edge.convert.onnx.certificate import Agreement
+    from edge.convert.onnx.headed import Exported
     from edge.convert.proof import Certificate, Comparison
     from edge.convert.to_gguf import Made, Size
     from edge.convert.to_safetensors import Written
@@ -128,6 +129,13 @@ def onnx_made(folders: Sequence[to_onnx.Made]) -> str:
     lines.append(f"peak memory {size(folders[-1].peak_rss_bytes)}; made:")
     lines += [f"  {one.path}/" for one in folders]
     return "\n".join(lines)
+
+
+def exported(one: Exported) -> str:
+    """The folder of a trained model, and how it compares with `edge classify` of that."""
+    found = one.certificate.comparison if one.certificate else None
+    proof = f"logits within {found.logit_error:.1g} of the trained model's" if found else "not proven"
+    return f"{one.path}/  {size(one.bytes)}  {one.level}  {proof}"
 
 
 def agreement(found: Agreement) -> str:

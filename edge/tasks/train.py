@@ -22,7 +22,7 @@ from edge.errors import BadData, RequestError
 from edge.machine import host
 from edge.store import made
 from edge.store.records import Model
-from edge.tasks import answers, fit, head, rows, stream
+from edge.tasks import answers, artifacts, fit, head, rows, stream
 from edge.tasks.encoder import About, Array, Encoder
 from edge.tasks.keep import keep
 from edge.tasks.open import open_encoder
@@ -84,7 +84,7 @@ def train(
     missing.
     """
     made.refuse_kept(name)
-    licence = store.resolve(ref).licence
+    refuse_others(ref)
     threads = threads or host().cpu.performance_cores
     with fit.solver(threads):
         pass  # it is missing now rather than after minutes
@@ -96,11 +96,6 @@ def train(
     sample = [row.text for row, _ in examples[:SAMPLE]]
     with closing(open_encoder(ref, backend=backend, threads=threads, sample=sample)) as encoder:
         about = encoder.about
-        if about.task != "embedding":
-            raise RequestError(
-                f"{about.name} is a model for {about.task}, and a head is trained on embeddings",
-                hint="name an encoder that gives embeddings, such as a sentence-transformers checkpoint, converted",
-            )
         begun = time.monotonic()
         x, cut = embedded(encoder, [row for row, _ in examples], steps)
         embedded_at = time.monotonic()
@@ -117,12 +112,27 @@ def train(
             if test
             else report_of([label for _, label in examples], labels, fitted.held_out.argmax(axis=1))
         )
-        model = keep(name, about, trained, licence)
+        model = keep(name, about, trained, licence_of(ref))
     return Trained(
         model, about, len(examples), blank, cut, dict(zip(labels, counts, strict=True)),
         fitted.folds, fitted.strength, fitted.weighted, fitted.temperature, fitted.before, fitted.after,
         report, "test" if test else "held-out folds", seconds,
     )  # fmt: skip
+
+
+def refuse_others(ref: str) -> None:
+    """Raise RequestError for a model that gives no embeddings, before anything is loaded."""
+    if (kind := artifacts.task(ref)) != "embedding":
+        raise RequestError(
+            f"{ref} is a model for {kind}, and a head is trained on embeddings",
+            hint="name an encoder that gives them, such as a sentence-transformers checkpoint, converted",
+        )
+
+
+def licence_of(ref: str) -> str:
+    """An encoder's licence, where the store knows it."""
+    kept = store.kept_as(ref)
+    return kept.licence if kept else ""
 
 
 def labelled(data: Path, fields: Fields) -> tuple[list[tuple[Row, str]], int]:
