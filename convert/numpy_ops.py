@@ -53,6 +53,16 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     return y if bias is None else np.add(y, bias)
 
 
+def convolution(x: Array, weight: Array, bias: Array) -> Array:
+    """Each token's neighbours by a weight of their own, itself in the middle: (tokens, out).
+
+    The weight is (out, in, odd number of tokens); before and after the text there are zeros.
+    """
+    count = weight.shape[-1]
+    padded = np.pad(x, ((count // 2, count // 2), (0, 0)))
+    return np.asarray(sum(padded[tap : tap + len(x)] @ weight[:, :, tap].T for tap in range(count)) + bias)
+
+
 def rms_norm(x: Array, weight: Array, epsilon: float) -> Array:
     """x over its root mean square, scaled (Zhang and Sennrich, 2019, arXiv:1910.07467)."""
     return np.asarray(x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + epsilon) * weight)

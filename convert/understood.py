@@ -65,7 +65,7 @@ class Understood:
         """
         if not hasattr(self.family, "metadata"):
             raise ConversionError(
-                f"{self.config.architecture} has no GGUF form: llama.cpp does not know the architecture",
+                f"{self.config.architecture} has no GGUF form here: llama.cpp does not compute it",
                 hint="convert it with --to onnx",
             )
         architecture = self.config.gguf_architecture

@@ -279,6 +279,7 @@ CASES: dict[str, dict[str, Any]] = {
     "mpnet-tokens": tags(MPNET),
     "deberta-v2": DEBERTA_PARTS_APART,
     "deberta-v2-c2p": {**DEBERTA_PARTS_APART, "pos_att_type": ["c2p"], "position_buckets": 8},
+    "deberta-v2-convolution": classifier(DEBERTA, conv_act="gelu", conv_kernel_size=3),
     "deberta-v3": DEBERTA,
     "deberta-v3-classifier": classifier(DEBERTA),
     "deberta-v3-tokens": tags(DEBERTA),

@@ -41,6 +41,8 @@ IGNORED = (
     r"embeddings\.position_embeddings\.weight",
 )
 ROWS, ROWS_NORM = "encoder.rel_embeddings.weight", "encoder.LayerNorm"
+CONVOLUTION = "encoder.conv.conv", "encoder.conv.LayerNorm"
+WIDEST = 15  # tokens that a convolution sees; the models have 3
 PARTS = ("c2p", "p2c")  # contents' attention to distances, and the other way
 
 
@@ -48,7 +50,8 @@ PARTS = ("c2p", "p2c")  # contents' attention to distances, and the other way
 class Config(encoder_config.Config):
     """`parts` are those of PARTS that the scores have; `buckets` of distances, 0 for one each, up to `farthest`.
 
-    `shared`: distances are projected as contents are; `normed`: their embeddings are normed first.
+    `shared`: distances are projected as contents are; `normed`: their embeddings are normed first. `kernel` is how many
+    tokens the convolution beside the first layer sees, 0 where there is none.
     """
 
     parts: tuple[str, ...] = ()
@@ -57,6 +60,8 @@ class Config(encoder_config.Config):
     farthest: int = 0
     shared: bool = False
     normed: bool = False
+    kernel: int = 0
+    kernel_activation: str = "tanh"
 
     @property
     def span(self) -> int:
@@ -77,10 +82,11 @@ def read_config(raw: Mapping[str, Any]) -> Config:
             raise ConversionError(
                 f"{key} is {raw[key]}", hint=f"this family is known with hidden_size, {width}, only"
             )
-    if given_or_none(raw, "conv_kernel_size"):
+    kernel = given_or_none(raw, "conv_kernel_size")
+    if kernel and (kernel % 2 == 0 or kernel > WIDEST or given(raw, "conv_groups", 1) != 1):
         raise ConversionError(
-            f"conv_kernel_size is {raw['conv_kernel_size']}",
-            hint="the convolution of DeBERTa-v2's largest models is not known here; v3 has none",
+            f"config.json makes a convolution of {kernel} tokens in {raw.get('conv_groups', 1)} groups",
+            hint=f"this family is known with an odd number up to {WIDEST} and one group",
         )
     parts, normed = parts_of(raw, "pos_att_type"), parts_of(raw, "norm_rel_ebd")
     for part in parts:
@@ -102,6 +108,8 @@ def read_config(raw: Mapping[str, Any]) -> Config:
         "farthest": given_or_none(raw, "max_relative_positions") or context,
         "shared": bool(raw.get("share_att_key", False)),
         "normed": "layer_norm" in normed,
+        "kernel": kernel,
+        "kernel_activation": function_of(raw, "conv_act", "tanh") if kernel else "tanh",
     }
     if 0 < sizes["buckets"] < 4 or sizes["buckets"] >= 2 * (sizes["farthest"] - 1):
         raise ConversionError(
@@ -133,16 +141,27 @@ def head_of(raw: Mapping[str, Any]) -> Head:
     """Raises ConversionError for a pooler of another activation than gelu or tanh."""
     if task_of(raw) != "classification":
         return Head(output="classifier", activation=None) if task_of(raw) == "tokens" else Head()
-    said = raw.get("pooler_hidden_act", "gelu")
+    function = function_of(raw, "pooler_hidden_act", "gelu")
+    return Head(dense="pooler.dense", output="classifier", activation=function)
+
+
+def function_of(raw: Mapping[str, Any], key: str, usual: str) -> str:
+    """The operation that is an activation's name in config.json. Raises ConversionError for an unknown one."""
+    said = raw.get(key, usual)
     functions = {**ACTIVATIONS, "tanh": "tanh", "relu": "relu"}
     if not isinstance(said, str) or said not in functions:
-        raise ConversionError(f"pooler_hidden_act is {said!r:.60}", hint=f"known are {', '.join(functions)}")
-    return Head(dense="pooler.dense", output="classifier", activation=functions[said])
+        raise ConversionError(f"{key} is {said!r:.60}", hint=f"known are {', '.join(functions)}")
+    return functions[said]
 
 
 def weights(config: Config) -> tuple[Weight, ...]:
     """Every tensor of the file."""
     table, width = [*encoder.weights(config)], config.width
+    if config.kernel:
+        layer, norm = CONVOLUTION
+        table.append(Weight(f"{layer}.weight", "", (width, width, config.kernel)))
+        vectors = (f"{layer}.bias", f"{norm}.weight", f"{norm}.bias")
+        table += [Weight(name, "", (width,)) for name in vectors]
     if not config.relative:
         return tuple(table)
     table.append(Weight(ROWS, "", (2 * config.span, width)))
@@ -168,8 +187,16 @@ def forward(
 ) -> tuple[Any, Any]:
     """(hidden states, logits or None) as `encoder.forward` gives them."""
     scale = 1 / math.sqrt(config.width // config.heads * (1 + len(set(config.parts))))
+
+    def convolved(x: Any, embedded: Any) -> Any:
+        if not config.kernel:
+            return x
+        layer, norm = ((weight(f"{name}.weight"), weight(f"{name}.bias")) for name in CONVOLUTION)
+        seen = getattr(ops, config.kernel_activation)(ops.convolution(embedded, *layer))
+        return ops.layer_norm(x + seen, *norm, config.epsilon)
+
     if not config.relative:
-        return encoder.forward(ops, weight, config, ids, token_types, scale=scale)
+        return encoder.forward(ops, weight, config, ids, token_types, scale=scale, after_first=convolved)
     rows, index = weight(ROWS), ops.distances(ids, row_of_distance(config))
     if config.normed:
         norm = weight(f"{ROWS_NORM}.weight"), weight(f"{ROWS_NORM}.bias")
@@ -185,7 +212,9 @@ def forward(
             added = scores if added is None else added + scores
         return None if added is None else added * scale
 
-    return encoder.forward(ops, weight, config, ids, token_types, bias=bias, scale=scale)
+    return encoder.forward(
+        ops, weight, config, ids, token_types, bias=bias, scale=scale, after_first=convolved
+    )
 
 
 def row_of_distance(config: Config) -> Array:

@@ -178,12 +178,14 @@ def forward(
     *,
     bias: Callable[[str, Any, Any], Any] = lambda name, query, key: None,
     scale: float | None = None,
+    after_first: Callable[[Any, Any], Any] = lambda x, embedded: x,
 ) -> tuple[Any, Any]:
     """(hidden states of the last layer (tokens, width), the head's logits or None), from ids (tokens,).
 
     Logits are (1, labels) for a classifier of texts, (tokens, labels) for one of tokens. `weight` gives a tensor by
     its name in the table; token types are 0 unless given. `bias(layer's name, query, key)` gives what is added to the
-    scores of attention, which are multiplied by `scale`, both as `ops.attention` takes them.
+    scores of attention, which are multiplied by `scale`, both as `ops.attention` takes them; `after_first(x, embedded)`
+    what follows the first layer, from its output and its input.
     """
 
     def project(x: Any, name: str) -> Any:
@@ -203,7 +205,8 @@ def forward(
     x = norm(x, "embeddings.LayerNorm")
     if config.projection:
         x = project(x, config.projection)
-    for name in config.blocks:
+    embedded = x
+    for index, name in enumerate(config.blocks):
         query, key, value = (
             ops.split_heads(project(x, f"{name}.{part}"), config.heads)
             for part in (names.query, names.key, names.value)
@@ -216,6 +219,7 @@ def forward(
         )
         inner = activation(project(x, f"{name}.{names.up}"))
         x = norm(x + project(inner, f"{name}.{names.down}"), f"{name}.{names.output_norm}")
+        x = x if index else after_first(x, embedded)
     if not head.output:
         return x, None
     top = x if config.task == "tokens" else ops.first(x)

@@ -1,6 +1,7 @@
 """ModernBERT: norms before, rotary positions, gated GELU, attention to neighbours in most layers.
 
-Source: Warner et al., 2024, arXiv:2412.13663. ONNX only: no head of it is computed by llama.cpp.
+Source: Warner et al., 2024, arXiv:2412.13663. ONNX only, although llama.cpp
+computes such models as have no biases.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ EMITTERS |= {
     "attention": attention.scores,
     "rope": attention.rope,
     "distances": lambda emission, value: "",  # its readers read its table
+    "convolution": relative.convolution,
     "head_biases": relative.head_biases,
     "relative_scores": relative.relative_scores,
 }

@@ -42,6 +42,10 @@ class Ops:
     def linear(self, x: Value, weight: Handle, bias: Handle | None = None) -> Value:
         return self.value("linear", x, weight, bias)
 
+    def convolution(self, x: Value, weight: Handle, bias: Handle) -> Value:
+        """In float32 at every level: there is one in a model."""
+        return self.value("convolution", x, weight, bias)
+
     def layer_norm(self, x: Value, weight: Handle, bias: Handle | None, epsilon: float) -> Value:
         return self.value("layer_norm", x, weight, bias, epsilon=epsilon)
 

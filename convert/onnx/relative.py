@@ -1,4 +1,4 @@
-"""Scores of attention that depend on the distance between tokens, and windows of attention, in the graph.
+"""What depends on the distance between tokens: scores and windows of attention, a convolution over neighbours.
 
 Every distance i − j lies on a diagonal of the scores. So rows for the 2 · tokens distances are looked up and
 multiplied by once, and `skewed` moves each product to its place by reshaping: neither an index nor a gathering of
@@ -75,6 +75,16 @@ def head_biases(emission: Emission, value: Value) -> str:
     column = emission.node("Unsqueeze", emission.node("Transpose", near, perm=[1, 0]), emission.ints(0, 2))
     shape = emission.node("Concat", emission.ints(1, 1), tokens(emission), emission.ints(1), axis=0)
     return skewed(emission, emission.node("Expand", column, shape))
+
+
+def convolution(emission: Emission, value: Value) -> str:
+    """(batch, tokens, out); padding counts as zeros."""
+    x, weight, bias = value.operands
+    there = emission.node("Mul", x, emission.node("Unsqueeze", emission.float_mask, emission.ints(2)))
+    turned = emission.node("Transpose", there, perm=[0, 2, 1])
+    side = weight.shape[-1] // 2
+    seen = emission.node("Conv", turned, weight, bias, pads=[side, side])
+    return emission.node("Transpose", seen, perm=[0, 2, 1])
 
 
 def outside(emission: Emission, window: int) -> str:
