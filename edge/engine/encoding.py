@@ -24,6 +24,7 @@ class About:
     level       the quantization level; empty where the file does not say
     max_tokens  how many tokens of a text it reads, special ones included
     width       elements of an embedding or a hidden state
+    workers     how many threads `run` is best called from at once
     """
 
     name: str
@@ -35,6 +36,7 @@ class About:
     problem: str | None
     max_tokens: int
     width: int
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True)

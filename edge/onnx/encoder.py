@@ -12,6 +12,7 @@ from edge import onnx_folder
 from edge.engine.encoding import About, Array, Tokens
 from edge.engine.tokenizer import MAX_BYTES, TextTokenizer
 from edge.errors import BadONNX, EngineError, RequestError, UnsafeFile
+from edge.machine import host
 from edge.onnx.check import Graph, Value
 from edge.onnx.session import BACKEND, Session, float32
 from edge.onnx_folder import OnnxFolder
@@ -30,7 +31,8 @@ ELSEWHERE = "export it with transformers' names, or convert the checkpoint with 
 class OnnxEncoder:
     """The encoder in an ONNX folder, ours or one made elsewhere. `run` may be called from several threads at once.
 
-    `threads` are ONNX Runtime's, one a core if not given. Raises RequestError where a part is missing or the model
+    `threads`, one a core if not given, are for callers: each runs batches of its own on one thread, which is faster than
+    several on one batch. Raises RequestError where a part is missing or the model
     is none that reads texts, UnsafeFile (BadONNX) where its parts are damaged or contradict each other.
     """
 
@@ -43,7 +45,7 @@ class OnnxEncoder:
         self.reason = ""  # why it was picked, where there was a choice
         self._tokenizer = tokenizer_of(folder)
         check_vocabulary(folder, self._tokenizer.size())
-        self._session = Session(folder.graph, threads)
+        self._session = Session(folder.graph, 1)
         graph = self._session.graph
         self._inputs = inputs_of(graph)
         self._batch, length = fixed(self._inputs[IDS])
@@ -66,6 +68,7 @@ class OnnxEncoder:
             problem=folder.problem,
             max_tokens=min(folder.max_tokens, length or folder.max_tokens),
             width=folder.width or (output.shape[-1] if output.shape else None) or 0,
+            workers=threads or host().cpu.performance_cores,
         )
         self._check_by_trial(folder)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from edge.errors import ModelNotFound, RequestError
+from edge.errors import RequestError
 from edge.tasks import entities, stream
 from edge.tasks.classify import Classified, Reading, classified, reading
 from edge.tasks.encoder import Encoder
@@ -52,8 +52,6 @@ def opened(
                 f"{ref} writes text and has no labels of its own",
                 hint="name them: --labels positive,negative",
             )
-        if backend == "onnx":
-            raise RequestError(f"{ref} is a GGUF model", hint="leave --backend out")
         from edge.tasks.zero_shot import open_zero_shot
 
         model = open_zero_shot(ref, labels, examples=examples, threads=threads)
@@ -69,16 +67,10 @@ def opened(
 
 
 def generates(ref: str) -> bool:
-    """Whether a reference is a GGUF file of a model that writes text."""
-    from edge import store
-    from edge.engine.encoder import task_of
-    from edge.gguf_header import read
+    """Whether a reference is a model that writes text, and nothing else."""
+    from edge.tasks.artifacts import artifact, located
 
-    try:
-        path = store.resolve(ref).path
-    except ModelNotFound:
-        return False  # it may be a trained head
-    return path.suffix == ".gguf" and path.is_file() and task_of(read(path)) == "generation"
+    return all(artifact(path).task == "generation" for path in located(ref)[1])
 
 
 def how(encoder: Encoder, wish: Wish) -> Reading:

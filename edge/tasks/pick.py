@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import accumulate
@@ -156,8 +158,8 @@ def measure(encoders: Mapping[str, Encoder], texts: Sequence[str]) -> dict[str, 
     for round_ in range(ROUNDS + 1):
         for title, encoder in encoders.items():
             before = perf_counter()
-            for batch in work[title]:
-                encoder.run(batch)
+            with ThreadPoolExecutor(encoder.about.workers) as pool:
+                deque(pool.map(encoder.run, work[title]), maxlen=0)
             times[title].append(perf_counter() - before)
         if round_ >= LEAST and perf_counter() - started > SECONDS:
             break

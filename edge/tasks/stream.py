@@ -18,9 +18,9 @@ from edge.errors import BadData, EdgeError, PromptTooLong, RequestError
 from edge.tasks.encoder import Array, Encoder, Tokens
 from edge.tasks.rows import Row
 
-FIRST, WINDOW = 32, 1024  # rows; the first results come soon, later windows are long enough to sort
+FIRST, WINDOW = 32, 2048  # rows; the first results come soon, later windows are long enough to sort
 CHARACTERS = 1 << 22  # of a window, however few rows they are
-BATCH_TOKENS, BATCH_ROWS = 2048, 64  # of a batch, padding included
+BATCH_TOKENS, BATCH_ROWS = 512, 64  # of a batch, padding included; 256 to 1,024 tokens are equally fast
 PAUSE = 0.05  # seconds after which a window that waits for its next line goes without it
 AHEAD = 64  # rows that are read from a slow source before they are asked for
 REACH = 16  # characters a token that a window of a long text is looked for in
@@ -36,10 +36,10 @@ class Part:
 
 
 def run(
-    encoder: Encoder, rows: Iterable[Row], *, spans: bool = False, live: bool = False, workers: int = 1
+    encoder: Encoder, rows: Iterable[Row], *, spans: bool = False, live: bool = False
 ) -> Iterator[tuple[Row, Tokens | None, Array | None]]:
     """Each row with its tokens and the encoder's output, in the order of the input; None and None for a blank text."""
-    for row, parts in run_parts(encoder, rows, spans=spans, live=live, workers=workers):
+    for row, parts in run_parts(encoder, rows, spans=spans, live=live):
         yield (row, parts[0].tokens, parts[0].output) if parts else (row, None, None)
 
 
@@ -50,17 +50,16 @@ def run_parts(
     spans: bool = False,
     split: bool = False,
     live: bool = False,
-    workers: int = 1,
 ) -> Generator[tuple[Row, tuple[Part, ...]], None, None]:
     """Each row with its parts: one, none for a blank text, or with `split` as many windows as a long text needs.
 
-    `live` is for rows that come slowly: what is there is not held back until a window is full. `workers` threads
-    call the encoder. Ending the iteration, by whatever means, stops the threads after their batch.
+    `live` is for rows that come slowly: what is there is not held back until a window is full. Ending the iteration,
+    by whatever means, stops the threads after their batch.
     """
     stop = threading.Event()
     windows = gathered(ticking(rows, stop) if live else rows)
     running: deque[Window] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="encode")
+    pool = ThreadPoolExecutor(encoder.about.workers, thread_name_prefix="encode")
     try:
         for window in windows:
             if window:
