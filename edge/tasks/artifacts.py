@@ -35,8 +35,9 @@ class Artifact:
 
     @property
     def title(self) -> str:
-        """How a choice between several is written."""
-        return f"{self.form.upper()} {self.level or self.path.name}"
+        """How a choice between several is written: its file, which is called by its level or has it said."""
+        level = "" if not self.level or self.level in self.path.name.lower() else f" {self.level}"
+        return f"{self.path.name} ({self.form.upper()}{level})"
 
 
 def located(ref: str) -> tuple[str, list[Path]]:
@@ -51,7 +52,7 @@ def located(ref: str) -> tuple[str, list[Path]]:
     if local:
         path = target.path if isinstance(target, Local) else Path(ref).absolute()
         if path.exists():
-            return path.name, list(within(path))
+            return (path.parent if path.suffix == ".onnx" else path).name, list(within(path))
         if found := siblings(path):
             return path.name, found
     model = store.resolve(ref)
@@ -62,14 +63,20 @@ def siblings(path: Path) -> list[Path]:
     """NAME-LEVEL folders and NAME-LEVEL.gguf files beside a path that ends in NAME."""
     if not path.parent.is_dir():
         return []
-    start = f"{path.name}-"
-    beside = sorted(other for other in path.parent.iterdir() if other.name.startswith(start))
     return [
         other
-        for other in beside
-        if (other.name.removeprefix(start) in ONNX_LEVELS and is_folder(other))
-        or (other.suffix == ".gguf" and other.stem.removeprefix(start).lower() in GGUF_LEVELS)
+        for other in sorted(path.parent.iterdir())
+        if other.name.startswith(f"{path.name}-")
+        and stem(other) == path.name
+        and (is_folder(other) or other.suffix == ".gguf")
     ]
+
+
+def stem(path: Path) -> str:
+    """The name of a form without its level: what the forms of one model share."""
+    name = path.stem if path.suffix == ".gguf" else path.name
+    start, _, level = name.rpartition("-")
+    return start if start and level.lower() in (*ONNX_LEVELS, *GGUF_LEVELS) else name
 
 
 def within(path: Path) -> Iterator[Path]:
@@ -84,6 +91,10 @@ def within(path: Path) -> Iterator[Path]:
         if is_folder(other) or (other.suffix == ".gguf" and not LATER_PART.fullmatch(other.name))
     ]
     if forms:
+        models = sorted({stem(form) for form in forms})
+        if len(models) > 1:
+            shown = ", ".join(str(path / model) for model in models[:8])
+            raise RequestError(f"{path} holds {len(models)} models", hint=f"name one of {shown}")
         yield from forms
         return
     names = {other.name for other in found}
