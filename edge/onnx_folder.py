@@ -4,8 +4,8 @@
                  certificate.json
 
 config.json is the checkpoint's, with an object `edge` that our conversion adds: {"level", "task", "labels", "problem",
-"pooling", "normalize", "max_tokens", "width"}; a decoder's also has {"layers", "kv_heads", "head_size", "context",
-"chat_template", "bos", "eos", "ends"}.
+"pooling", "normalize", "max_tokens", "width"}; a decoder's also has {"architecture", "layers", "heads", "kv_heads",
+"head_size", "inner", "vocabulary", "context", "chat_template", "bos", "eos", "ends"}.
 
 A folder made elsewhere says the same in several files: config.json (the class, its labels), modules.json with
 1_Pooling/config.json (sentence-transformers), sentence_bert_config.json and tokenizer_config.json (tokens it reads).
@@ -73,6 +73,28 @@ class OnnxFolder:
     width: int
     ours: bool
     config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DecoderFolder:
+    """What the folder of a decoder says beside: sizes in elements, context in tokens, tokens as ids.
+
+    `ends` end an answer; `bos` and `eos` are None where the model has none; `chat_template` is empty for none.
+    """
+
+    architecture: str
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    inner: int
+    width: int
+    vocabulary: int
+    context: int
+    chat_template: str
+    bos: int | None
+    eos: int | None
+    ends: tuple[int, ...]
 
 
 def is_folder(path: Path) -> bool:
@@ -165,6 +187,33 @@ def our_words(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if needs_labels and "id2label" in config and labels_of(config, folder) != labels:
         raise UnsafeFile(f"{folder / CONFIG} has two lists of labels, id2label and edge.labels", hint=AGAIN)
     return words
+
+
+def decoder_of(folder: OnnxFolder) -> DecoderFolder:
+    """What a folder whose task is generation says. Raises RequestError for others, UnsafeFile for nonsense."""
+    if folder.task != "generation" or not folder.ours:
+        kind = "a decoder that was exported elsewhere" if folder.task == "generation" else "no decoder"
+        raise RequestError(
+            f"{folder.path.name} is {kind}: chat and generate do not run it",
+            hint="`edge convert CHECKPOINT --to onnx` of a chat model writes one that they run",
+        )
+    said = folder.config["edge"]
+    counts = ("layers", "heads", "kv_heads", "head_size", "inner", "width", "vocabulary", "context")
+    template, ends = said.get("chat_template") or "", said.get("ends")
+    ids = [said.get("bos"), said.get("eos"), *(ends if isinstance(ends, list) else [])]
+    if (
+        not all(is_count(said.get(name)) for name in counts)
+        or not isinstance(template, str)
+        or not isinstance(said.get("architecture"), str)
+        or not isinstance(ends, list)
+        or not all(one is None or (type(one) is int and 0 <= one < said["vocabulary"]) for one in ids)
+        or None in ends
+        or said["heads"] % said["kv_heads"]
+    ):
+        raise UnsafeFile(f"{folder.path / CONFIG} has an object `edge` that makes no sense", hint=AGAIN)
+    return DecoderFolder(
+        said["architecture"], *(said[name] for name in counts), template, ids[0], ids[1], tuple(ends)
+    )
 
 
 def words_of_others(graph: Path, config: Mapping[str, Any]) -> dict[str, Any]:

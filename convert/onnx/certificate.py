@@ -51,9 +51,11 @@ class Certificate(proof.Certificate):
     """`tensor_types` are by the checkpoint's names, `sha256` is model.onnx's and `data_sha256` model.onnx.data's.
 
     padded_error  greatest difference between texts in a padded batch and one by one, over the greatest value
+    pieces_error  a decoder's: the same between a text read at once, in pieces, and token by token
     """
 
     padded_error: float = 0.0
+    pieces_error: float | None = None
     data_sha256: str | None = None
     agreement: Agreement | None = None
 

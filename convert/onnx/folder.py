@@ -57,19 +57,28 @@ def check_free(targets: Sequence[Path]) -> None:
             raise StoreError(f"{path} is there already", hint="remove it, or choose --name or --out")
 
 
-def describe(model: Understood, level: str, words: Words, most: int) -> dict[str, Any]:
-    """config.json: the checkpoint's, without what names code, and what this folder is, as edge/onnx_folder.py says."""
+def describe(
+    model: Understood, level: str, words: Words, most: int, decoder: Mapping[str, Any]
+) -> dict[str, Any]:
+    """config.json: the checkpoint's, without what names code, and what this folder is, as edge/onnx_folder.py says.
+
+    `decoder` is what a decoder says of itself beside the level, empty for others.
+    """
     config = model.config
-    said = {
-        "level": level,
-        "task": config.task,
-        "labels": list(config.labels),
-        "problem": config.problem,
-        "pooling": config.pooling,
-        "normalize": config.normalize,
-        "max_tokens": most,
-        "width": config.width,
-    }
+    said = (
+        {"level": level, **decoder}
+        if decoder
+        else {
+            "level": level,
+            "task": config.task,
+            "labels": list(config.labels),
+            "problem": config.problem,
+            "pooling": config.pooling,
+            "normalize": config.normalize,
+            "max_tokens": most,
+            "width": config.width,
+        }
+    )
     return {
         **{key: value for key, value in model.checkpoint.config.items() if key != "auto_map"},
         "edge": said,

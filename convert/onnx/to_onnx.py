@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
-from edge.errors import ConversionError, RequestError
+from edge.errors import RequestError
 from edge.onnx_folder import GRAPH
 from edge.peak import peak_rss_bytes
 
@@ -19,8 +20,9 @@ from ..source import title_of
 from ..stream import Report, silent
 from ..understood import Understood, understand
 from . import certificate as certificates
-from . import computed, graph, tokenizer_json
+from . import computed, generation, graph, tokenizer_json
 from .certificate import Certificate
+from .decoder import check_family, decoder
 from .folder import check_free, describe, disk_errors, draft, name_it, write_certificate, write_texts
 from .graph import Graph
 from .levels import check_levels
@@ -84,9 +86,16 @@ def convert(
     lines = certificates.lines_of(agreement) if agreement else []
     with opened(path) as original, ExitStack() as stack:
         model = understood(original)
+        if agreement and generates(model.config):
+            raise RequestError(
+                "levels of a model that writes have no labels to agree on",
+                hint="leave --agreement out: certificates say how likely each takes the next token to be",
+            )
         words = tokenizer_json.read(original.path, model.config.vocabulary)
         most = tokens_read(model, words)
-        graphs = {level: encoder(model, level, targets[0].name) for level in wanted}
+        graphs = {level: graph_of(model, level, targets[0].name) for level in wanted}
+        decodes = generates(model.config)
+        said = generation.described(model) if decodes else {}
         with disk_errors(out):
             out.mkdir(parents=True, exist_ok=True)
         reserve(out, sum(one.weight_bytes for one in graphs.values()))
@@ -97,7 +106,7 @@ def convert(
         for level, folder in folders.items():
             started = perf_counter()
             write(graphs[level], folder, level, report, largest)
-            write_texts(folder, describe(model, level, words, most), words)
+            write_texts(folder, describe(model, level, words, most, said), words)
             seconds[level] = perf_counter() - started
         proofs = prove_all(model, words, most, graphs, folders, report) if prove else {}
         if agreement:
@@ -120,7 +129,11 @@ def convert(
             seconds=seconds[level],
             peak_rss_bytes=peak_rss_bytes(),
             certificate=proofs.get(level),
-            notes=(*original.notes, *plain_notes(model.config), *words.notes),
+            notes=(
+                *original.notes,
+                *(generation.notes(said) if decodes else plain_notes(model.config)),
+                *words.notes,
+            ),
         )
         for level, target in zip(wanted, targets, strict=True)
     )
@@ -131,7 +144,7 @@ def sizes(path: Path, wanted: Sequence[str]) -> tuple[Size, ...]:
     check_levels(wanted)
     with opened(path) as original:
         model = understood(original)
-        graphs = [encoder(model, level, "") for level in wanted]
+        graphs = [graph_of(model, level, "") for level in wanted]
         return tuple(
             Size(level, one.weight_bytes, one.bits_per_weight)
             for level, one in zip(wanted, graphs, strict=True)
@@ -148,12 +161,18 @@ def opened(path: Path) -> checkpoints.Checkpoint:
 def understood(original: checkpoints.Checkpoint) -> Understood:
     """Raises ConversionError for a model that has no ONNX form here."""
     model = understand(original)
-    if not hasattr(model.config, "task"):
-        raise ConversionError(
-            f"{original.config['architectures'][0]} has no ONNX form here",
-            hint="--to gguf makes a file of it",
-        )
+    if generates(model.config):
+        check_family(model)
     return model
+
+
+def generates(config: Any) -> bool:
+    """Whether a configuration is of a decoder that continues a text: the others have a task."""
+    return not hasattr(config, "task")
+
+
+def graph_of(model: Understood, level: str, name: str) -> Graph:
+    return (decoder if generates(model.config) else encoder)(model, level, name)
 
 
 def tokens_read(model: Understood, words: tokenizer_json.Words) -> int:
@@ -185,11 +204,22 @@ def prove_all(
 ) -> dict[str, Certificate]:
     """The certificate of every draft. Raises ConversionError where one does not compute what it should."""
     report("proving", 0, len(folders) + 1)
-    texts, reference = certificates.expected(model, words, most)
+    if generates(model.config):
+        expected = generation.expected(model, words)
+
+        def certify(folder: Path, level: str, types: Mapping[str, str]) -> Certificate:
+            return generation.certify(folder, level, types, model.config, expected)
+
+    else:
+        texts, reference = certificates.expected(model, words, most)
+
+        def certify(folder: Path, level: str, types: Mapping[str, str]) -> Certificate:
+            return certificates.certify(folder, level, types, texts, reference)
+
     found = {}
     for done, (level, folder) in enumerate(folders.items(), 1):
         report("proving", done, len(folders) + 1)
-        found[level] = certificates.certify(folder, level, graphs[level].types, texts, reference)
+        found[level] = certify(folder, level, graphs[level].types)
     report("proving", len(folders) + 1, len(folders) + 1)
     return found
 
