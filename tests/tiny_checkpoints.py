@@ -311,9 +311,14 @@ def weights(case: str) -> dict[str, Array]:
 
 def name_in_file(case: str, name: str) -> str:
     """The name in a checkpoint as transformers writes it."""
-    model = CASES[case]["model_type"]
+    return stored_name(CASES[case], name)
+
+
+def stored_name(config: Mapping[str, Any], name: str) -> str:
+    """The same, of a config.json."""
+    model = config["model_type"]
     beside = (*HEADS, "pooler.") if model == "deberta-v2" else HEADS
-    if "Classification" not in CASES[case]["architectures"][0] or name.startswith(beside):
+    if "Classification" not in config["architectures"][0] or name.startswith(beside):
         return name
     return PREFIXES[model] + name
 
