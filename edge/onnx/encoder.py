@@ -31,7 +31,7 @@ ELSEWHERE = "export it with transformers' names, or convert the checkpoint with 
 class OnnxEncoder:
     """The encoder in an ONNX folder, ours or one made elsewhere. `run` may be called from several threads at once.
 
-    `threads`, one a core if not given, are for callers: each runs batches of its own on one thread, which is faster than
+    `threads`, one a core if not given, are for callers: each runs batches of its own on one thread, faster than
     several on one batch. Raises RequestError where a part is missing or the model
     is none that reads texts, UnsafeFile (BadONNX) where its parts are damaged or contradict each other.
     """
