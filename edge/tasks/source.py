@@ -74,7 +74,11 @@ class Source:
             at = begins
             if held.startswith("]", at):
                 return
-            error: Exception = ValueError("its list has no end")
+            if complete and at == len(held):
+                raise BadData(
+                    f"{self.name}: line {number} is no JSON: its list has no end", hint="end it with ]"
+                )
+            error: Exception = ValueError()
             if len(held) - at > 2 * tried or complete:  # longer ones are tried as often as they double
                 try:
                     value, end = decoder.raw_decode(held, at)

@@ -200,7 +200,7 @@ def ticking(rows: Iterable[Row], stop: threading.Event) -> Iterator[Row | None]:
     def put(item: Row | BaseException | None) -> None:
         while not stop.is_set():
             with suppress(queue.Full):
-                return arrived.put(item, timeout=1)
+                return arrived.put(item, timeout=0.2)
 
     def pump() -> None:
         try:
