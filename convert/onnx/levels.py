@@ -63,7 +63,7 @@ class Level:
 class Half(Level):
     name = "fp16"
     bits = 16.0
-    keeps = "weights in half, computed in float32: half the disk, the same memory"
+    keeps = "weights in half, computed in float32: half the disk"
 
     def turned(self, graph: Graph, handle: Handle) -> str:
         graph.kept(handle, "float16")
@@ -101,7 +101,7 @@ class Quantized(Level):
 class Int8(Quantized):
     name = "int8"
     bits = 8.0
-    keeps = "weights by output channel, activations rounded to 8 bits: the fastest"
+    keeps = "weights by output channel, activations in 8 bits: fastest"
 
     def quantized(self, graph: Graph, weight: Handle) -> tuple[str, str]:
         """The weight as int8 (in, out) and the scales of its columns."""
@@ -148,13 +148,13 @@ class Blocks(Quantized):
 class Int8W(Blocks):
     name = "int8w"
     bits = 8 + 32 / BLOCK
-    keeps = f"weights by block of {BLOCK}, activations by block: nearer than int8"
+    keeps = f"weights by block of {BLOCK}: nearer than int8, and slower"
 
 
 class Int4(Blocks):
     name = "int4"
     bits = 4 + 32 / BLOCK
-    keeps = "the same in 4 bits; embeddings in 8"
+    keeps = "the same in 4 bits, embeddings in 8: smallest"
     width = 4
 
 

@@ -104,8 +104,7 @@ def levels(found: Sequence[Level]) -> str:
         )
         for one in found
     ]
-    more = "\n\nlevels of ONNX: edge convert --levels --to onnx"
-    return table(rows, ("level", "bits/weight of Llama 3 8B", "")) + more
+    return table(rows, ("level", "bits/weight of Llama 3 8B", ""))
 
 
 def onnx_made(folders: Sequence[to_onnx.Made]) -> str:

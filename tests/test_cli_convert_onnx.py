@@ -1,0 +1,85 @@
+"""`edge convert --to onnx` as it is called."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import tiny_checkpoints
+
+pytest.importorskip("onnxruntime")
+
+from edge.cli import run
+from edge.convert.onnx import computed
+from edge.onnx.session import Session
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setattr(computed, "Session", partial(Session, threads=1))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return tiny_checkpoints.write("bert-classifier", tmp_path_factory.mktemp("source") / "model")
+
+
+def test_levels_certificates_and_the_closing_table(source, tmp_path, capsys):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("one line\nanother one\n")
+    words = ["convert", str(source), "--to", "onnx", "--level", "fp32, INT8", "--out", str(tmp_path / "out")]
+    assert run([*words, "--name", "mine", "--agreement", str(lines)]) == 0
+    captured = capsys.readouterr()
+    table = captured.out.splitlines()
+    assert table[0].split() == ["LEVEL", "SIZE", "BITS/WEIGHT", "SECONDS", "ERROR", "KLD", "TOP-1"]
+    assert [line.split()[0] for line in table[1:3]] == ["fp32", "int8"]
+    assert table[3].startswith("int8 beside fp32 on 2 lines: ")
+    assert max(map(len, table[:4])) <= 80
+    assert captured.err == ""
+    names = [path.name for path in sorted((tmp_path / "out").iterdir())]
+    assert names == ["mine-fp32", "mine-int8"]
+    assert [Path(line.strip()).name for line in table[-2:]] == names
+
+
+def test_int8_is_made_unless_a_level_is_named_and_json_has_all(source, tmp_path, capsys):
+    assert run(["convert", str(source), "--to", "onnx", "--out", str(tmp_path), "--json"]) == 0
+    (made,) = json.loads(capsys.readouterr().out)
+    assert made["path"] == str(tmp_path / "model-int8")
+    assert made["certificate"]["comparison"]["top1_agreement"] == 1
+    assert run(["convert", str(source), "--to", "onnx", "--out", str(tmp_path), "--no-proof"]) == 1
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_a_dry_run_and_the_list_of_levels_write_nothing(source, tmp_path, capsys):
+    words = ["convert", str(source), "--to", "onnx", "--level", "fp32,int4", "--out", str(tmp_path / "out")]
+    assert run([*words, "--dry-run", "--json"]) == 0
+    whole, small = json.loads(capsys.readouterr().out)
+    assert whole["bytes"] > small["bytes"]
+    assert not (tmp_path / "out").exists()
+    assert run(["convert", "--levels", "--to", "onnx"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed[1:]] == ["fp32", "fp16", "int8", "int8w", "int4"]
+    assert max(map(len, listed)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--to", "onnx", "--threads", "2"], "--threads does not go with --to onnx"),
+        (["--to", "onnx", "--imatrix", "x"], "--imatrix does not go with --to onnx"),
+        (["--to", "gguf", "--agreement", "x"], "--agreement does not go with making GGUF files"),
+        (["--to", "onnx", "--level", "q4_k_m"], "'q4_k_m' is no level of ONNX"),
+        (["--to", "onnx", "--agreement", "x", "--no-proof"], "without certificates"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(source, tmp_path, capsys, options, why):
+    assert run(["convert", str(source), "--out", str(tmp_path), *options]) == 2
+    assert why in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_family_without_a_gguf_form_is_told_of_onnx(tmp_path, capsys):
+    source = tiny_checkpoints.write("electra", tmp_path / "model")
+    assert run(["convert", str(source), "--out", str(tmp_path / "out")]) == 1
+    assert "--to onnx" in capsys.readouterr().err
+    assert run(["convert", str(source), "--to", "onnx", "--out", str(tmp_path / "out")]) == 0
