@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ LARGEST = (1 << 31) - (
     1 << 24
 )  # bytes of weights in a model.onnx: protobuf ends at 2 GiB, the nodes take some
 ALIGNMENT = 4096  # of each tensor in model.onnx.data, so that it can be mapped (ONNX's external data)
+SAID = 16  # elements of a constant that its name gives; `edge` reads no names beyond 4 KiB
 SMALL = 1024  # bytes of a tensor that stays in model.onnx: what shapes depend on has to be there
 
 GRAPH_OF_MODEL, INITIALIZER_OF_GRAPH, RAW_DATA_OF_TENSOR = 7, 5, 9
@@ -109,7 +111,8 @@ class Graph:
     def constant(self, value: Any, dtype: Any) -> str:
         """A small initializer by its value."""
         array = np.asarray(value, dtype)
-        key = f"constant {array.dtype} {array.tolist()}"
+        said = str(array.tolist()) if array.size <= SAID else sha256(array.tobytes()).hexdigest()
+        key = f"constant {array.dtype} {array.shape} {said}"
         return self.weight(key, [("", array.dtype, array.shape)], lambda: [array])[0]
 
     def kept(self, handle: Handle, how: str) -> None:
