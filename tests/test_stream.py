@@ -80,9 +80,10 @@ def test_blank_texts_keep_their_place_and_are_not_run(encoder):
     assert watched.batches == [[3]]
 
 
-def test_the_first_results_come_before_the_input_ends_and_memory_stays_flat(encoder, monkeypatch):
-    monkeypatch.setattr(stream, "WINDOW", 64)
+def test_the_first_results_come_before_the_input_ends_and_memory_stays_flat(encoder):
     taken = 0
+    watched = Watched(encoder)
+    watched.about = replace(encoder.about, window=64)
 
     def endless():
         nonlocal taken
@@ -90,7 +91,7 @@ def test_the_first_results_come_before_the_input_ends_and_memory_stays_flat(enco
             taken += 1
             yield Row("so good" if at % 3 else "bad", line=at)
 
-    with closing(stream.run_parts(encoder, endless())) as found:
+    with closing(stream.run_parts(watched, endless())) as found:
         next(found)
         assert taken <= 3 * stream.FIRST
         list(islice(found, 500))
@@ -101,7 +102,7 @@ def test_the_first_results_come_before_the_input_ends_and_memory_stays_flat(enco
         grown = tracemalloc.get_traced_memory()[0] - before
         tracemalloc.stop()
     assert grown < 150_000  # two windows at most; 1,500 rows with their results would be more
-    assert taken <= 2_001 + 3 * stream.WINDOW
+    assert taken <= 2_001 + 3 * 64
 
 
 def test_a_slow_source_is_answered_line_by_line(encoder):

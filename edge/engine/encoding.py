@@ -25,6 +25,7 @@ class About:
     max_tokens  how many tokens of a text it reads, special ones included
     width       elements of an embedding or a hidden state
     workers     how many threads `run` is best called from at once
+    window      how many texts are worth gathering to sort them by length: few where each takes long
     """
 
     name: str
@@ -37,6 +38,7 @@ class About:
     max_tokens: int
     width: int
     workers: int = 1
+    window: int = 2048
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from edge.errors import BadData, EdgeError, PromptTooLong, RequestError
 from edge.tasks.encoder import Array, Encoder, Tokens
 from edge.tasks.rows import Row
 
-FIRST, WINDOW = 32, 2048  # rows; the first results come soon, later windows are long enough to sort
+FIRST = 32  # rows, twice as many from window to window: the first results come soon
 CHARACTERS = 1 << 22  # of a window, however few rows they are
 BATCH_TOKENS, BATCH_ROWS = 512, 64  # of a batch, padding included; 256 to 1,024 tokens are equally fast
 PAUSE = 0.05  # seconds after which a window that waits for its next line goes without it
@@ -57,7 +57,7 @@ def run_parts(
     by whatever means, stops the threads after their batch.
     """
     stop = threading.Event()
-    windows = gathered(ticking(rows, stop) if live else rows)
+    windows = gathered(ticking(rows, stop) if live else rows, encoder.about.window)
     running: deque[Window] = deque()
     pool = ThreadPoolExecutor(encoder.about.workers, thread_name_prefix="encode")
     try:
@@ -166,12 +166,12 @@ def windows_of(encoder: Encoder, text: str) -> Iterator[tuple[int, Tokens]]:
         offset += step or spans[-1][1]
 
 
-def gathered(rows: Iterable[Row | None]) -> Iterator[list[Row]]:
-    """Rows in windows that grow from FIRST to WINDOW, and an empty one where what runs is not to be waited for.
+def gathered(rows: Iterable[Row | None], most: int) -> Iterator[list[Row]]:
+    """Rows in windows that grow from FIRST to `most`, and an empty one where what runs is not to be waited for.
 
     That is where None stands among the rows, and before an error of theirs: what stood before it comes out.
     """
-    size, window, held = FIRST, list[Row](), 0
+    size, window, held = min(FIRST, most), list[Row](), 0
     try:
         for row in rows:
             if row is not None:
@@ -179,7 +179,7 @@ def gathered(rows: Iterable[Row | None]) -> Iterator[list[Row]]:
                 held += len(row.text)
                 if len(window) < size and held < CHARACTERS:
                     continue
-                size = min(2 * size, WINDOW)
+                size = min(2 * size, most)
             if window:
                 yield window
             if row is None:
