@@ -8,20 +8,30 @@ from edge.chat import template as templates
 from edge.chat.template import Message, Template
 from edge.engine import Chunk, Engine, Sampling
 from edge.engine.adapters import Adapter, adapter_of
-from edge.planner import Plan, plan
+from edge.engine.decoding import Decoding
+from edge.errors import RequestError
+from edge.planner import ONNX_BACKEND, Plan, plan
 
 
 class LoadedModel:
     """What `edge.load` returns. Close it, or use it as a context manager; one request runs at a time."""
 
-    def __init__(self, plan: Plan, *, template: str | None = None, adapters: Sequence[Adapter] = ()) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        template: str | None = None,
+        adapters: Sequence[Adapter] = (),
+        engine: type[Engine] = Engine,
+    ) -> None:
         self.plan = plan.require_fit()
         # What the model does best with, for calls that do not say.
         settings = dict(plan.advice)
         self.system: str = settings.pop("system", "")
         self.sampling = Sampling(**settings)
         self.adapters = tuple(adapters)
-        self.engine = Engine(plan, adapters)  # last: what fails before it leaves no model in memory
+        # Last: what fails before it leaves no model in memory
+        self.engine = open_engine(plan, adapters, engine)
         self.form = template
         self._template: Template | None = None
 
@@ -108,6 +118,24 @@ class LoadedModel:
         for segment in segments:
             ids += vocab.tokens(segment.text, add_special=add_bos and not ids, parse_special=segment.trusted)
         return ids
+
+
+def open_engine(plan: Plan, adapters: Sequence[Adapter], engine: type[Engine]) -> Decoding:
+    """The engine of the plan's backend; `engine` is the one for llama.cpp.
+
+    Raises RequestError for what only llama.cpp does, and what the engine raises.
+    """
+    if plan.backend != ONNX_BACKEND:
+        return engine(plan, adapters)
+    if adapters:
+        raise RequestError(
+            "LoRA adapters go with GGUF models, and this one is ONNX", hint="convert the model to GGUF too"
+        )
+    if engine is not Engine:
+        raise RequestError("an ONNX model continues texts and does no more", hint="name a GGUF model")
+    from edge.onnx.decoder import OnnxDecoder
+
+    return OnnxDecoder(plan)
 
 
 def load(

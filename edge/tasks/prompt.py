@@ -1,0 +1,111 @@
+"""The prompt that asks a language model for a label, and each label as the model would write it there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from edge.chat import template as templates
+from edge.chat.loaded import LoadedModel
+from edge.chat.template import Message
+from edge.errors import RequestError
+
+
+@dataclass(frozen=True)
+class LabelPrompt:
+    """tokens(text) is the prompt up to where the label goes, answer(label) the label there; `reason` for people."""
+
+    tokens: Callable[[str], list[int]]
+    answer: Callable[[str], list[int]]
+    reason: str
+
+
+def label_prompt(
+    model: LoadedModel, labels: Sequence[str], examples: Sequence[tuple[str, str]]
+) -> LabelPrompt:
+    """By the model's chat template, or in plain text where it has none. Examples are turns before the text's own.
+
+    Raises what a template raises that does not render at all.
+    """
+    rule = f"Classify each text. Answer with one of these labels: {', '.join(labels)}."
+    try:
+        form = model.template
+    except RequestError:
+        if model.form:
+            raise
+        return plain_prompt(model, rule, examples)
+    turns = [
+        Message(role, content)
+        for text, label in examples
+        for role, content in (("user", text.strip()), ("assistant", label))
+    ]
+
+    def said(text: str, system: bool) -> list[Message]:
+        if system:
+            return [Message("system", rule), *turns, Message("user", text.strip())]
+        opening, *others = [*turns, Message("user", text.strip())]
+        return [Message("user", f"{rule}\n\n{opening.content}"), *others]
+
+    try:
+        templates.render(form, said("", True))
+        system = True
+    except RequestError:  # it knows no system turn
+        system = False
+    header, space = answer_header(model, said("", system), labels[0])
+    vocab = model.engine.vocab
+    after = vocab.tokens(header, add_special=False, parse_special=True) if header else []
+    before = templates.render(form, said("", system)) + header
+
+    def tokens(text: str) -> list[int]:
+        return model.tokens(said(text, system)) + after
+
+    where = "the system turn" if system else "the first user turn"
+    reason = f"chat template: {form.reason or form.name}, the labels in {where}"
+    return LabelPrompt(tokens, lambda label: label_tokens(model, before, space + label), reason)
+
+
+def plain_prompt(model: LoadedModel, rule: str, examples: Sequence[tuple[str, str]]) -> LabelPrompt:
+    """For a base model: text and label in lines of plain text, which it may go on with."""
+    vocab = model.engine.vocab
+    shown = "".join(f"Text: {text.strip()}\nLabel: {label}\n\n" for text, label in examples)
+    opening = f"{rule}\n\n{shown}Text: "
+
+    def tokens(text: str) -> list[int]:
+        whole = f"{opening}{text.strip()}\nLabel:"
+        vocab.check_length(whole, model.engine.context)
+        return vocab.tokens(whole)
+
+    return LabelPrompt(
+        tokens,
+        lambda label: label_tokens(model, f"{opening}\nLabel:", f" {label}"),
+        "plain prompt: the model has no chat template, it may be a base model",
+    )
+
+
+def answer_header(model: LoadedModel, messages: Sequence[Message], label: str) -> tuple[str, str]:
+    """What the template writes between the prompt and an answer: text that belongs to the prompt (the empty thought
+    of a model that thinks), and the space that belongs to the answer's first word."""
+    prompt = templates.render(model.template, messages)
+    answered = [*messages, Message("assistant", label)]
+    try:
+        whole = templates.render(model.template, answered, add_generation_prompt=False)
+    except RequestError:
+        whole = ""
+    at = whole.find(label, len(prompt)) if whole.startswith(prompt) else -1
+    if at < 0:
+        return "", "" if prompt[-1:].isspace() or prompt.endswith((">", "]")) else " "
+    between = whole[len(prompt) : at]
+    header = between.rstrip(" ")
+    return header, between[len(header) :]
+
+
+def label_tokens(model: LoadedModel, before: str, answer: str) -> list[int]:
+    """The tokens of an answer where it stands; control tokens that it spells stay text."""
+    vocab = model.engine.vocab
+    alone = vocab.tokens(answer, add_special=False)
+    if vocab.tokens(answer, add_special=False, parse_special=True) != alone:
+        return alone
+    prompt = vocab.tokens(before, add_special=False, parse_special=True)
+    whole = vocab.tokens(before + answer, add_special=False, parse_special=True)
+    # Where prompt and answer merge, a model that is given the prompt's tokens can only go on with its own.
+    return whole[len(prompt) :] if whole[: len(prompt)] == prompt else alone
