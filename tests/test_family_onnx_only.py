@@ -160,10 +160,14 @@ def graph_and_pass(raw, folder, seed=0):
         {**tiny.DEBERTA, "max_position_embeddings": 64},
         {**tiny.DEBERTA_PARTS_APART, "max_position_embeddings": 64},
         {**tiny.DEBERTA, "conv_kernel_size": 5, "max_position_embeddings": 64},
+        {
+            **tiny.DEBERTA,
+            "max_position_embeddings": 4096,
+        },  # a table of as many distances as edge may not name
         {**tiny.MODERNBERT, "max_position_embeddings": 64},
-        tiny.tags(tiny.GEMMA2, max_position_embeddings=64),
+        tiny.tags(tiny.GEMMA2, max_position_embeddings=64, num_hidden_layers=2),
     ],
-    ids=["mpnet", "deberta-v3", "deberta-v2", "convolution", "modernbert", "gemma2"],
+    ids=["mpnet", "deberta-v3", "deberta-v2", "convolution", "long", "modernbert", "gemma2"],
 )
 def test_texts_of_one_token_and_of_all_that_fit_in_one_batch(tmp_path, raw):
     made, computed = graph_and_pass(raw, tmp_path / "checkpoint")

@@ -57,3 +57,12 @@ def test_the_graph_computes_what_transformers_does(tmp_path, case):
             assert difference(hidden[:, : begin.shape[1]], begin) < 1e-4
             assert difference(hidden[-1], last) < 1e-4
         assert difference(padded[1].hidden[-1], np.array(golden["short"])) < 1e-4
+
+
+@pytest.mark.parametrize("level", ["fp16", "int8", "int8w", "int4"])
+@pytest.mark.parametrize("case", ["deberta-v2-convolution", "modernbert-classifier", "qwen3-classifier"])
+def test_every_level_answers_alike(tmp_path, case, level):
+    golden = json.loads((GOLDENS / f"{case}.json").read_text())
+    (found,) = run(graph_of(case, tmp_path, level), [text(case, len(golden["ids"]))])
+    bound = {"fp16": 5e-3, "int8": 0.3, "int8w": 0.1, "int4": 1.0}[level]
+    assert 0 < difference(found.logits, np.array(golden["head"][0])) < bound
