@@ -91,7 +91,9 @@ def convert(
                 "levels of a model that writes have no labels to agree on",
                 hint="leave --agreement out: certificates say how likely each takes the next token to be",
             )
-        words = tokenizer_json.read(original.path, model.config.vocabulary)
+        words = tokenizer_json.read(
+            original.path, model.config.vocabulary, original.config["architectures"][0]
+        )
         most = tokens_read(model, words)
         graphs = {level: graph_of(model, level, targets[0].name) for level in wanted}
         decodes = generates(model.config)
@@ -105,7 +107,8 @@ def convert(
         seconds = {}
         for level, folder in folders.items():
             started = perf_counter()
-            write(graphs[level], folder, level, report, largest)
+            # A decoder's weights are mapped: ONNX Runtime holds what is in model.onnx twice while it loads
+            write(graphs[level], folder, level, report, 0 if decodes else largest)
             write_texts(folder, describe(model, level, words, most, said), words)
             seconds[level] = perf_counter() - started
         proofs = prove_all(model, words, most, graphs, folders, report) if prove else {}

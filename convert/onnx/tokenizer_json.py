@@ -11,6 +11,7 @@ from typing import Any
 from edge.errors import ConversionError
 
 from ..tokenizer import files, wordpiece
+from . import sentencepiece_json
 
 # What is at most said where nothing is: transformers writes 1e30 there
 SANE = 1 << 20
@@ -39,8 +40,8 @@ class Words:
         return [(one.ids, one.type_ids) for one in cut]
 
 
-def read(folder: Path, vocabulary: int) -> Words:
-    """A checkpoint's tokenizer, without the truncation and padding it was trained with.
+def read(folder: Path, vocabulary: int, architecture: str) -> Words:
+    """The tokenizer of a checkpoint of a class, without the truncation and padding it was trained with.
 
     Raises ConversionError where there is none that the tokenizers library reads, and for ids beyond the vocabulary.
     """
@@ -53,9 +54,14 @@ def read(folder: Path, vocabulary: int) -> Words:
         described = wordpiece.from_vocab_txt(found.vocab_txt, found.settings, found.specials)
         described["post_processor"]["pair"] = pair(described["post_processor"]["single"])
         followed = ("vocab.txt", *found.followed)
+    elif found.sentencepiece is not None:
+        described = sentencepiece_json.tokenizer_json(
+            found.sentencepiece, architecture, found.specials, found.settings
+        )
+        followed = found.followed
     else:
         raise ConversionError(
-            "the folder has no tokenizer.json, and none can be made without vocab.txt",
+            "the folder has no tokenizer.json, and no vocab.txt or SentencePiece file to make one of",
             hint="transformers' save_pretrained of the fast tokenizer writes one",
         )
     text = json.dumps({**described, "truncation": None, "padding": None}, ensure_ascii=False)

@@ -13,7 +13,7 @@ from edge.errors import ConversionError
 from . import sentencepiece
 
 LARGEST = 64 << 20  # bytes; Gemma 3's tokenizer.json, the largest known, has 33 MB
-SENTENCEPIECE_NAMES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+SENTENCEPIECE_NAMES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
 SPECIALS = ("bos", "eos", "unk", "pad", "cls", "sep", "mask")
 
 

@@ -13,7 +13,8 @@ from edge.store.refs import PICKLES, RESERVED, SEGMENT
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TOKENIZERS = (
-    "tokenizer.json", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.txt", "vocab.json",
+    "tokenizer.json", "tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "spm.model",
+    "vocab.txt", "vocab.json",
 )  # fmt: skip
 # What says how text becomes ids, ids a prompt, and hidden states an embedding.
 TEXT_FILES = (
