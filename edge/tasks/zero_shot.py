@@ -16,7 +16,7 @@ from edge import gguf_header
 from edge.chat.loaded import LoadedModel
 from edge.engine.scorer import Scorer, common, grow
 from edge.errors import PromptTooLong, RequestError
-from edge.memory import state_elements, vocabulary
+from edge.memory import BATCH, state_elements, vocabulary
 from edge.planner import plan
 from edge.tasks.encoder import About, Array, Tokens
 from edge.tasks.prompt import LabelPrompt, label_prompt
@@ -153,7 +153,11 @@ def open_zero_shot(
     most = min(MOST_SEQUENCES, max(2, LOGITS_BYTES // (4 * max(1, vocabulary(header)))))
     # What a recurrent layer remembers of a sequence is kept for every one there may be, and is not forked.
     sequences = 1 if state_elements(header) else min(most, 1 + TOGETHER * len(plain))
-    planned = plan(ref, ctx=ctx, threads=threads, sequences=sequences)
+    short = plan(ref, ctx=ctx, threads=threads, sequences=sequences)
+    # The scorer keeps keys and values in f32, and the attention scores of a batch, which the plan does not count.
+    heads = max(header.per_layer("{arch}.attention.head_count", default=0))
+    beside = short.memory.kv_bytes + 4 * heads * short.context * BATCH
+    planned = plan(ref, ctx=ctx, threads=threads, sequences=sequences, beside=beside)
     model = LoadedModel(planned, template=template, engine=Scorer)
     try:
         return ZeroShot(model, plain, [(text, label.strip()) for text, label in examples])
