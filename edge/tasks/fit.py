@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -74,11 +75,11 @@ def fit(x: Array, y: Array, *, threads: int, report: Report) -> Fitted:
     Raises RequestError where scikit-learn is missing, EngineError where an embedding is not finite.
     """
     check_finite(x)
-    with solver(threads) as model:
+    with solver() as model:
         centre = x.mean(axis=0, dtype=np.float64)
         scale = float(np.sqrt(np.mean((x - centre) ** 2, dtype=np.float64))) or 1.0
         scaled = ((x - centre) / scale).astype(np.float32)
-        chosen, folds = choose(model, scaled, y, report)
+        chosen, folds = choose(model, scaled, y, threads, report)
         weight, bias = solved(model, scaled, y, chosen.strength, chosen.weighted)
     temperature = tempered(chosen.held_out, y)
     weight = weight / (scale * temperature)
@@ -125,8 +126,12 @@ def check_finite(x: Array) -> None:
 
 
 @contextmanager
-def solver(threads: int) -> Iterator[Any]:
-    """scikit-learn's `linear_model`, on so many threads, silent about what has not converged to the last digit."""
+def solver() -> Iterator[Any]:
+    """scikit-learn's `linear_model`, silent about what has not converged to the last digit.
+
+    Its matrix products run on one thread each, and folds at the same time instead: products this narrow gain nothing
+    from threads that wait for each other.
+    """
     try:
         linear = import_module("sklearn.linear_model")
         limits = import_module("threadpoolctl").threadpool_limits
@@ -135,47 +140,54 @@ def solver(threads: int) -> Iterator[Any]:
             "training a head needs scikit-learn, which is not installed",
             hint="run `pip install 'edge-runtime[train]'`",
         ) from None
-    with limits(threads), warnings.catch_warnings():
+    with limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield linear
 
 
-def choose(model: Any, x: Array, y: Array, report: Report) -> tuple[Choice, int]:
+def choose(model: Any, x: Array, y: Array, threads: int, report: Report) -> tuple[Choice, int]:
     """The best choice on held-out folds, and how many folds there were: as many as the rarest label has rows, or 5."""
     counts = np.bincount(y)
     folds = min(FOLDS, int(counts.min()))
     skewed = counts.max() >= SKEW * counts.min()
     total = len(STRENGTHS) * (2 if skewed else 1)
-    plain = strongest(model, x, y, folds, False, lambda done: report(done, total))
+    plain = strongest(model, x, y, folds, False, threads, lambda done: report(done, total))
     if skewed:
-        weighted = strongest(model, x, y, folds, True, lambda done: report(len(STRENGTHS) + done, total))
+        weighted = strongest(
+            model, x, y, folds, True, threads, lambda done: report(len(STRENGTHS) + done, total)
+        )
         if macro_f1(weighted.held_out, y) >= macro_f1(plain.held_out, y) + WORTH:
             return weighted, folds
     return plain, folds
 
 
 def strongest(
-    model: Any, x: Array, y: Array, folds: int, weighted: bool, report: Callable[[int], None]
+    model: Any, x: Array, y: Array, folds: int, weighted: bool, threads: int, report: Callable[[int], None]
 ) -> Choice:
     """The strength with the lowest held-out NLL at its own best temperature.
 
     NLL falls and then rises with C, so the search ends where it has risen; a weak regularisation takes longest.
     """
     parts = split(y, folds)
-    starts: list[tuple[Array, Array] | None] = [None] * folds
+    solutions: list[tuple[Array, Array] | None] = [None] * folds
+
+    def solve(fold: int) -> tuple[Array, Array]:
+        seen = parts != fold
+        return solved(model, x[seen], y[seen], strength, weighted, solutions[fold])
+
     best: Choice | None = None
-    for number, strength in enumerate(STRENGTHS, 1):
-        held_out = np.empty((len(y), int(y.max()) + 1), np.float32)
-        for fold in range(folds):
-            seen = parts != fold
-            weight, bias = solved(model, x[seen], y[seen], strength, weighted, starts[fold])
-            starts[fold] = (weight, bias)
-            held_out[~seen] = x[~seen] @ weight.T + bias
-        tried = Choice(strength, weighted, held_out, nll(held_out / tempered(held_out, y), y))
-        report(number)
-        if best and tried.nll >= best.nll:
-            break
-        best = tried
+    with ThreadPoolExecutor(threads, thread_name_prefix="fit") as pool:
+        for number, strength in enumerate(STRENGTHS, 1):
+            solutions = list(pool.map(solve, range(folds)))
+            held_out = np.empty((len(y), int(y.max()) + 1), np.float32)
+            for fold, solution in enumerate(solutions):
+                assert solution
+                held_out[parts == fold] = x[parts == fold] @ solution[0].T + solution[1]
+            tried = Choice(strength, weighted, held_out, nll(held_out / tempered(held_out, y), y))
+            report(number)
+            if best and tried.nll >= best.nll:
+                break
+            best = tried
     assert best
     return best
 

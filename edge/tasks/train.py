@@ -86,7 +86,7 @@ def train(
     made.refuse_kept(name)
     refuse_others(ref)
     threads = threads or host().cpu.performance_cores
-    with fit.solver(threads):
+    with fit.solver():
         pass  # it is missing now rather than after minutes
     fields = Fields(text_field, None, label_field, labelled=True)
     examples, blank = labelled(data, fields)
