@@ -198,20 +198,21 @@ def examples_in(path: Path) -> list[tuple[str, str]]:
 
 
 @contextmanager
-def watched(lines: Source, alone: bool) -> Iterator[Callable[[Iterable[Row]], Iterator[Row]]]:
+def watched(lines: Source, alone: bool) -> Iterator[Callable[[Iterable[Row]], Iterable[Row]]]:
     """A function that moves a bar as rows are read, where the answers do not scroll past instead."""
+    if not lines.size or (is_terminal(sys.stdout) and not alone):
+        yield lambda rows: rows
+        return
     with bars() as report:
-        shown = is_terminal(sys.stderr) and lines.size and (alone or not is_terminal(sys.stdout))
 
         def watch(rows: Iterable[Row]) -> Iterator[Row]:
             last = 0.0
             for row in rows:
-                if shown and time.monotonic() > last + TICK:
+                if time.monotonic() > last + TICK:
                     last = time.monotonic()
                     report(Path(lines.name).name, lines.done, lines.size)
                 yield row
-            if shown:
-                report(Path(lines.name).name, lines.size, lines.size)
+            report(Path(lines.name).name, lines.size, lines.size)
 
         yield watch
 

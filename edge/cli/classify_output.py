@@ -52,8 +52,9 @@ def csv_writer(about: About, write: Callable[[str], None]) -> Callable[[Answer],
 
     def record(cells: Sequence[Any]) -> None:
         line = io.StringIO()
-        csv.writer(line, lineterminator="").writerow(["" if cell is None else cell for cell in cells])
-        write(line.getvalue())
+        # of line ends in a field it quotes those only that its own has
+        csv.writer(line, lineterminator="\r\n").writerow(["" if cell is None else cell for cell in cells])
+        write(line.getvalue().removesuffix("\r\n"))
 
     number = 0
     multi = about.problem == "multi_label_classification"
