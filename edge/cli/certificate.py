@@ -1,4 +1,4 @@
-"""The certificate that `edge convert` wrote beside a GGUF file, read with the distrust that any file deserves."""
+"""The certificate that `edge convert` wrote beside a GGUF file or into an ONNX folder, read with distrust."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edge import onnx_folder
 from edge.store import Model
 from edge.store.records import RECORD
 
@@ -31,6 +32,8 @@ def certificate_of(model: Model, metadata: Mapping[str, Any]) -> dict[str, Any]:
     It is believed when it has a certificate's form and gives this file's length, and its hash where the store
     knows that; showing reads no weights. `metadata` is the file's own: `edge.proof` says if one was made.
     """
+    if onnx_folder.is_folder(model.path):
+        return of_folder(model.path)
     path = model.path.with_suffix(".json")
     recorded = not model.in_place and path.name == RECORD  # the store's own, of a file called model.gguf
     made = metadata.get("edge.proof")
@@ -43,6 +46,17 @@ def certificate_of(model: Model, metadata: Mapping[str, Any]) -> dict[str, Any]:
         return {"certificate": None, "certificate_note": NOT_ITS}
     notes = {"none": "none (--no-proof)", "certificate": f"none here: {path.name} is not beside the file"}
     return {"certificate": None, "certificate_note": notes.get(str(made), "")}
+
+
+def of_folder(folder: Path) -> dict[str, Any]:
+    """The same of an ONNX folder: its certificate is of its graph, whose length and name it gives."""
+    path = folder / onnx_folder.CERTIFICATE
+    if not os.path.lexists(path):
+        return {"certificate": None, "certificate_note": ""}
+    found, graph = read(path), folder / onnx_folder.GRAPH
+    if found and found["file"] == graph.name and graph.is_file() and found["bytes"] == graph.stat().st_size:
+        return {"certificate": found, "certificate_note": ""}
+    return {"certificate": None, "certificate_note": NOT_ITS}
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -9,15 +9,18 @@ from typing import Any
 
 import click
 
+from edge import onnx_folder
 from edge.cli.certificate import certificate_of, certificate_rows
 from edge.cli.output import emit_json, json_option, size, table
 from edge.cli.references import complete_ref
 from edge.errors import UnsafeFile
 from edge.gguf_header import Array, Header, read
+from edge.onnx_folder import is_folder
 from edge.store import Model, resolve
 from edge.store.checkpoints import is_adapter
 
 MAX_CONFIG = 1 << 20  # bytes of a config.json worth reading
+MAX_TEXT = 1 << 16  # characters of a text in JSON: a chat template, not a tokenizer
 MAX_SHOWN = 128  # elements of an array in JSON: enough for one figure a layer
 
 
@@ -29,7 +32,7 @@ def command(ref: str, as_json: bool) -> None:
 
     REF is a model kept here, or a path. Only the header is read, never the weights: it takes milliseconds
     and no memory worth naming. The certificate that `edge convert` wrote beside a file is shown with it. A
-    checkpoint's folder and an ONNX file are listed without being opened.
+    checkpoint's folder is listed, an ONNX folder shown by its config.json; weights and graphs are not opened.
     """
     model = resolve(ref)
     facts = provenance(model)
@@ -38,6 +41,8 @@ def command(ref: str, as_json: bool) -> None:
         facts |= gguf_facts(header) | certificate_of(model, header.metadata)
         if as_json:
             facts["metadata"] = {key: summary(value) for key, value in header.metadata.items()}
+    elif is_folder(model.path):
+        facts |= listing(model) | onnx_facts(model.path) | certificate_of(model, {})
     else:
         facts |= listing(model)
     if as_json:
@@ -88,6 +93,22 @@ def gguf_facts(header: Header) -> dict[str, Any]:
     }
 
 
+def onnx_facts(folder: Path) -> dict[str, Any]:
+    """What an ONNX folder says; the graph is not read. Raises RequestError or UnsafeFile where it does not hold."""
+    found = onnx_folder.read(folder)
+    pooled = found.pooling + (", of length 1" if found.normalize else "")
+    return {
+        "format": "ONNX",
+        "task": found.task,
+        "quantization": found.level or None,
+        "reads": found.max_tokens,
+        "embedding": found.width or None,
+        "pooling": pooled if found.task == "embedding" else None,
+        "labels": list(found.labels),
+        "problem": found.problem,
+    }
+
+
 def distinct(counts: tuple[int, ...]) -> list[int]:
     """The different values of a per-layer figure, in the order of the layers; most models have one."""
     return list(dict.fromkeys(counts))
@@ -131,6 +152,8 @@ def summary(value: Any) -> Any:
         if len(value) > MAX_SHOWN:
             return {"array_of": type(value[0]).__name__, "length": len(value)}
         return [summary(item) for item in value]
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        return {"text_of": len(value)}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -150,6 +173,10 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("type", get("type") != "model" and get("type")),
         ("title", get("title")),
         ("architecture", get("architecture")),
+        ("task", get("task")),
+        ("labels", get("labels") and listed(facts["labels"])),
+        ("reads", get("reads") and f"{facts['reads']:,} tokens of a text"),
+        ("pooling", get("pooling")),
         ("parameters", get("parameters") and count(facts["parameters"])),
         ("quantization", get("quantization")),
         ("tensors", get("tensors") and f"{facts['tensors']}: {shares(facts['bytes_by_type'])}"),
@@ -181,6 +208,12 @@ def count(number: int) -> str:
 
 def shares(bytes_by_type: dict[str, int]) -> str:
     return ", ".join(f"{kind} {size(total)}" for kind, total in bytes_by_type.items())
+
+
+def listed(labels: list[str]) -> str:
+    """How many labels, and the first of them."""
+    shown = ", ".join(label[:40] for label in labels[:12])
+    return f"{len(labels)}: {shown}{', …' if len(labels) > 12 else ''}"
 
 
 def several(counts: list[int]) -> str:
