@@ -97,11 +97,12 @@ def from_checkpoint(original: Checkpoint, title: str, prune: Sequence[int] = ())
     layers to prune that are not there.
     """
     model = understand(original)
-    words = tokenizer.convert(original.path, original.config, model.config.vocabulary)
     if prune:
         model = without_layers(model, prune)
+    of_model = model.fields()
+    words = tokenizer.convert(original.path, original.config, model.config.vocabulary)
     by_target = {weight.target: weight for weight in model.table}
-    fields = {**words.fields, **model.fields(), "general.name": name_of(title, words.fields)}
+    fields = {**words.fields, **of_model, "general.name": name_of(title, words.fields)}
     notes = [*original.notes, *model.family.notes(model.config), *words.proof.notes]
     if hasattr(model.config, "task"):  # llama.cpp's tokenizer does not say which characters a token stands for
         if words.json:
