@@ -74,9 +74,9 @@ def check(path: Path) -> Graph:
     ModelNotFound when there is none, StoreError when it cannot be read.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+            raise bad("it is no regular file", LOOK)
         with path.open("rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise bad("it is no regular file", LOOK)
             size = file.seek(0, 2)
             if not size:
                 raise bad("it is empty")
