@@ -37,9 +37,11 @@ def json_line(answer: Answer) -> str:
             row["labels"] = [{"label": each.label, "probability": each.probability} for each in answer.labels]
     if answer.left_out:
         row["left_out"] = answer.left_out
-    return json.dumps(row, ensure_ascii=False).translate(ESCAPED)
+    line = ENCODE(row)
+    return line if line.isascii() and "\x7f" not in line else line.translate(ESCAPED)
 
 
+ENCODE = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make one for each line
 ENTITY = ("label", "text", "start", "end", "probability")
 
 

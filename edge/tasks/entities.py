@@ -8,7 +8,9 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from edge.tasks.classify import finite, probabilities
+import numpy as np
+
+from edge.tasks.classify import no_number, probabilities
 from edge.tasks.encoder import About
 from edge.tasks.rows import Row
 from edge.tasks.stream import Part
@@ -109,7 +111,8 @@ def words_of(about: About, row: Row, parts: Sequence[Part]) -> list[Word]:
     """The words that were read. Where windows overlap, each decides up to the middle of what they share."""
     words: list[Word] = []
     for at, part in enumerate(parts):
-        finite(about, row, part.output)
+        if not np.isfinite(part.output).all():
+            raise no_number(about, row)
         tokens = pieces(row.text, part)
         if not tokens:
             continue
@@ -170,7 +173,8 @@ def tags_of_words(about: About, row: Row, part: Part | None) -> list[str]:
     tags = [OUTSIDE if OUTSIDE in about.labels else about.labels[0]] * len(row.words)
     if part is None:
         return tags
-    finite(about, row, part.output)
+    if not np.isfinite(part.output).all():
+        raise no_number(about, row)
     tokens = pieces(row.text, part)
     starts = [start for _, start, _ in tokens]
     best = part.output.argmax(axis=-1)
