@@ -98,7 +98,7 @@ def test_probabilities_sum_to_one_and_are_flat_without_content(model):
         assert again[0] == pytest.approx(rows[1], abs=1e-4)
         assert labels.about.labels == ("good", "bad", "not bad")
         assert "system turn" in labels.reason
-        prompt = bytes().join(map(labels._scorer.vocab.piece, labels.tokenize(["hm"])[0].ids)).decode()
+        prompt = b"".join(map(labels._scorer.vocab.piece, labels.tokenize(["hm"])[0].ids)).decode()
     assert prompt.endswith("user\nhm\nassistant\n")
 
 
@@ -106,7 +106,7 @@ def test_examples_are_turns_and_a_template_without_system_turns_gets_the_rule_fr
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     path = tiny_llama(tmp_path / "refusing.gguf", chat_template=refusing, ctx=512)
     with open_zero_shot(str(path), ["yes", "no"], examples=[("one", "yes"), ("two", "no")]) as labels:
-        prompt = bytes().join(map(labels._scorer.vocab.piece, labels.tokenize(["three"])[0].ids)).decode()
+        prompt = b"".join(map(labels._scorer.vocab.piece, labels.tokenize(["three"])[0].ids)).decode()
         assert "first user turn; 2 examples" in labels.reason
     assert prompt.startswith("user\nClassify each text. Answer with one of these labels: yes, no.\n\none\n")
     assert prompt.endswith("assistant\nyes\nuser\ntwo\nassistant\nno\nuser\nthree\nassistant\n")
@@ -120,7 +120,15 @@ def test_a_space_goes_where_the_template_writes_one(tmp_path):
     path = tiny_llama(tmp_path / "spaced.gguf", chat_template=template)
     with open_zero_shot(str(path), ["yes", "no"]) as labels:
         vocab = labels._scorer.vocab
-        assert labels._answers == [vocab.tokens(" yes"), vocab.tokens(" no")]
+        assert labels._answers == [vocab.tokens(" yes."), vocab.tokens(" no.")]
+
+
+def test_a_label_that_begins_another_is_scored_to_its_end(model):
+    with open_zero_shot(str(model), ["spam", "spam and more"]) as labels:
+        assert [answer[-1] for answer in labels._answers] == [2, 2]
+        assert labels._answers[1][: len(labels._answers[0]) - 1] == labels._answers[0][:-1]
+        empty = labels.run(labels.tokenize(["N/A", "", "[MASK]"]))
+    assert np.diff(empty).mean() == pytest.approx(0, abs=1e-4)  # without content no label is favoured
 
 
 def test_a_text_cannot_write_turns_and_a_long_one_is_refused(model):
@@ -167,4 +175,4 @@ def test_a_base_model_gets_a_plain_prompt(tmp_path, monkeypatch):
     path = tiny_llama(tmp_path / "base.gguf", chat_template=None)
     with open_zero_shot(str(path), ["yes", "no"]) as labels:
         assert "plain prompt" in labels.reason
-        assert labels._answers[0] == labels._scorer.vocab.tokens(" yes")
+        assert labels._answers[0] == labels._scorer.vocab.tokens(" yes\n")

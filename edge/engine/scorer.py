@@ -116,8 +116,8 @@ class Scorer(Engine):
         found: NDArray[np.float64],
     ) -> int:
         """Score as many prompts from `first` on as make one batch; returns how many."""
-        group, rows = [], 0
-        cells = len(prefix)
+        group: list[int] = []  # for each prompt, how much of it the prefix is
+        rows, cells = 0, len(prefix)
         for prompt in prompts[first : first + max(1, (self.plan.sequences - 1) // tree.width)]:
             shared = common(prefix, prompt)
             more = len(prompt) - shared + len(tree.nodes)

@@ -13,7 +13,8 @@ from edge.errors import RequestError
 
 @dataclass(frozen=True)
 class LabelPrompt:
-    """tokens(text) is the prompt up to where the label goes, answer(label) the label there; `reason` for people."""
+    """tokens(text) is the prompt up to where the label goes, answer(label) the label there with the token that ends the
+    answer: of "spam" and "spam and more" the first is else never less likely. `reason` is for people."""
 
     tokens: Callable[[str], list[int]]
     answer: Callable[[str], list[int]]
@@ -34,11 +35,9 @@ def label_prompt(
         if model.form:
             raise
         return plain_prompt(model, rule, examples)
-    turns = [
-        Message(role, content)
-        for text, label in examples
-        for role, content in (("user", text.strip()), ("assistant", label))
-    ]
+    turns: list[Message] = []
+    for text, label in examples:
+        turns += [Message("user", text.strip()), Message("assistant", label)]
 
     def said(text: str, system: bool) -> list[Message]:
         if system:
@@ -51,7 +50,7 @@ def label_prompt(
         system = True
     except RequestError:  # it knows no system turn
         system = False
-    header, space = answer_header(model, said("", system), labels[0])
+    header, space, end = answer_header(model, said("", system), labels[0])
     vocab = model.engine.vocab
     after = vocab.tokens(header, add_special=False, parse_special=True) if header else []
     before = templates.render(form, said("", system)) + header
@@ -61,7 +60,7 @@ def label_prompt(
 
     where = "the system turn" if system else "the first user turn"
     reason = f"chat template: {form.reason or form.name}, the labels in {where}"
-    return LabelPrompt(tokens, lambda label: label_tokens(model, before, space + label), reason)
+    return LabelPrompt(tokens, lambda label: label_tokens(model, before, space + label, end), reason)
 
 
 def plain_prompt(model: LoadedModel, rule: str, examples: Sequence[tuple[str, str]]) -> LabelPrompt:
@@ -77,14 +76,14 @@ def plain_prompt(model: LoadedModel, rule: str, examples: Sequence[tuple[str, st
 
     return LabelPrompt(
         tokens,
-        lambda label: label_tokens(model, f"{opening}\nLabel:", f" {label}"),
+        lambda label: label_tokens(model, f"{opening}\nLabel:", f" {label}", "\n"),
         "plain prompt: the model has no chat template, it may be a base model",
     )
 
 
-def answer_header(model: LoadedModel, messages: Sequence[Message], label: str) -> tuple[str, str]:
-    """What the template writes between the prompt and an answer: text that belongs to the prompt (the empty thought
-    of a model that thinks), and the space that belongs to the answer's first word."""
+def answer_header(model: LoadedModel, messages: Sequence[Message], label: str) -> tuple[str, str, str]:
+    """What the template writes around an answer: text that still belongs to the prompt (the empty thought of a model
+    that thinks), the space that belongs to the answer's first word, and what ends the answer."""
     prompt = templates.render(model.template, messages)
     answered = [*messages, Message("assistant", label)]
     try:
@@ -93,19 +92,22 @@ def answer_header(model: LoadedModel, messages: Sequence[Message], label: str) -
         whole = ""
     at = whole.find(label, len(prompt)) if whole.startswith(prompt) else -1
     if at < 0:
-        return "", "" if prompt[-1:].isspace() or prompt.endswith((">", "]")) else " "
+        space = "" if prompt[-1:].isspace() or prompt.endswith((">", "]")) else " "
+        return "", space, model.template.eos_token
     between = whole[len(prompt) : at]
     header = between.rstrip(" ")
-    return header, between[len(header) :]
+    return header, between[len(header) :], whole[at + len(label) :]
 
 
-def label_tokens(model: LoadedModel, before: str, answer: str) -> list[int]:
-    """The tokens of an answer where it stands; control tokens that it spells stay text."""
+def label_tokens(model: LoadedModel, before: str, answer: str, end: str) -> list[int]:
+    """The tokens of an answer where it stands, and the first of `end`; control tokens that the answer spells stay
+    text."""
     vocab = model.engine.vocab
+    stop = vocab.tokens(end, add_special=False, parse_special=True)[:1]
     alone = vocab.tokens(answer, add_special=False)
     if vocab.tokens(answer, add_special=False, parse_special=True) != alone:
-        return alone
+        return alone + stop
     prompt = vocab.tokens(before, add_special=False, parse_special=True)
     whole = vocab.tokens(before + answer, add_special=False, parse_special=True)
     # Where prompt and answer merge, a model that is given the prompt's tokens can only go on with its own.
-    return whole[len(prompt) :] if whole[: len(prompt)] == prompt else alone
+    return (whole[len(prompt) :] if whole[: len(prompt)] == prompt else alone) + stop

@@ -1,7 +1,8 @@
 """Labels from a chat model that was never trained on them: how likely each is as the answer.
 
-Nothing is generated and nothing parsed: every label is scored after the same prompt (edge.engine.scorer), and what
-the model would say without a text is taken off, the contextual calibration of Zhao et al. 2021 (arXiv:2102.09690).
+Nothing is generated and nothing parsed: every label, and the end of the answer after it, is scored after the same
+prompt (edge.engine.scorer). A label's score is its mean log-likelihood a token, less the same after prompts without
+content: the contextual calibration of Zhao et al. 2021 (arXiv:2102.09690). The softmax of the scores is its probability.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class ZeroShot:
         )
         given = f"{len(examples)} examples" if examples else "no examples"
         self.reason = (
-            f"{self._prompt.reason}; {given}; likelihood of each label, less what it is for "
+            f"{self._prompt.reason}; {given}; mean log-likelihood of each label's tokens, less the same for "
             f"{', '.join(repr(text) for text in CONTENT_FREE)}"
         )
 
@@ -101,7 +102,8 @@ class ZeroShot:
 
     def _scores(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         with self._lock:
-            return self._scorer.score(self._prefix, prompts, self._answers)
+            sums = self._scorer.score(self._prefix, prompts, self._answers)
+        return sums / [len(answer) for answer in self._answers]
 
 
 def log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
