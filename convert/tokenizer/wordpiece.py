@@ -55,7 +55,13 @@ def from_vocab_txt(
         "post_processor": {
             "type": "TemplateProcessing",
             "single": [around[0], {"Sequence": {"id": "A", "type_id": 0}}, around[1]],
-            "pair": [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"],
+            "pair": [
+                around[0],
+                {"Sequence": {"id": "A", "type_id": 0}},
+                around[1],
+                {"Sequence": {"id": "B", "type_id": 1}},
+                {"SpecialToken": {"id": texts["sep"], "type_id": 1}},
+            ],
             "special_tokens": {
                 texts[which]: {"id": texts[which], "ids": [vocab[texts[which]]], "tokens": [texts[which]]}
                 for which in ("cls", "sep")

@@ -19,10 +19,11 @@ from edge.onnx_folder import OnnxFolder
 
 IDS, MASK, TYPES, POSITIONS = "input_ids", "attention_mask", "token_type_ids", "position_ids"
 # What exporters call the output that is wanted, by task, the surest first
+VECTORS = ("embedding", "sentence_embedding")
 NAMES = {
     "classification": ("logits",),
     "tokens": ("logits",),
-    "embedding": ("embedding", "sentence_embedding", "last_hidden_state", "token_embeddings"),
+    "embedding": (*VECTORS, "last_hidden_state", "token_embeddings"),
 }
 FLOATS = ("float32", "float16")
 ELSEWHERE = "export it with transformers' names, or convert the checkpoint with `edge convert … --to onnx`"
@@ -211,7 +212,8 @@ def output_of(graph: Graph, folder: OnnxFolder) -> Value:
 
 def pooling(folder: OnnxFolder, output: Value) -> str:
     """How hidden states become one vector here; empty where the graph does that, or none is wanted."""
-    if folder.task != "embedding" or (output.shape is not None and len(output.shape) == 2):
+    vector = output.name in VECTORS or (output.shape is not None and len(output.shape) == 2)
+    if folder.task != "embedding" or vector:
         return ""
     if folder.pooling == "none":
         raise RequestError(
