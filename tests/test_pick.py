@@ -1,0 +1,129 @@
+"""Opening an encoder by reference: its forms found, the faster one picked by measuring, remembered, refused."""
+
+import json
+import shutil
+import time
+
+import pytest
+from tiny_encoders import as_gguf, as_onnx, checkpoint
+
+from edge import store
+from edge.errors import ModelNotFound, RequestError, UnsafeFile
+from edge.home import picks_file
+from edge.tasks import artifacts, pick
+from edge.tasks.open import load, open_encoder
+
+pytest.importorskip("tokenizers")
+CASE = "bert-classifier"
+
+
+@pytest.fixture
+def out(tmp_path, monkeypatch):
+    """A folder with the two forms of one model, and little time to measure them."""
+    monkeypatch.setattr(pick, "ROUNDS", 3)
+    shutil.copytree(as_onnx(CASE), tmp_path / "out" / "tiny-fp32")
+    shutil.copy(as_gguf(CASE), tmp_path / "out" / "tiny-f32.gguf")
+    return tmp_path / "out"
+
+
+def slowed(monkeypatch, form, seconds=0.05):
+    """Let one form take that much longer."""
+    real = pick.OnnxEncoder if form == "onnx" else pick.GgufEncoder
+    run = real.run
+
+    def slow(self, batch):
+        time.sleep(seconds)
+        return run(self, batch)
+
+    monkeypatch.setattr(real, "run", slow)
+
+
+@pytest.mark.parametrize(("slow", "chosen"), [("onnx", "llama.cpp-cpu"), ("gguf", "onnxruntime-cpu")])
+def test_the_faster_form_is_taken_and_both_levels_are_named(out, monkeypatch, slow, chosen):
+    slowed(monkeypatch, slow)
+    encoder = open_encoder(str(out / "tiny"), threads=1, sample=["a ferry", "left"])
+    assert encoder.about.backend == chosen
+    assert "tiny-fp32 (ONNX)" in encoder.reason
+    assert "tiny-f32.gguf (GGUF)" in encoder.reason
+    assert "times as long" in encoder.reason
+    assert encoder.about.name == "tiny"
+    (tokens,) = encoder.tokenize(["a"])
+    assert encoder.run([tokens])[0].shape == (3,)
+    encoder.close()
+
+
+def test_what_was_measured_is_not_measured_again_until_a_file_changes(out, monkeypatch):
+    slowed(monkeypatch, "onnx")
+    reason = open_encoder(str(out), threads=1).reason
+    measured = []
+    real = pick.measure
+    monkeypatch.setattr(pick, "measure", lambda *given: measured.append(1) or real(*given))
+    assert open_encoder(str(out), threads=1).reason == reason
+    assert not measured
+    (out / "tiny-f32.gguf").touch()
+    open_encoder(str(out), threads=1)
+    assert len(measured) == 1
+    open_encoder(str(out), threads=1, sample=["x" * 2000] * 20)
+    assert len(measured) == 2
+    picks_file().write_text("{damaged")
+    open_encoder(str(out), threads=1)
+    assert len(measured) == 3
+    assert len(json.loads(picks_file().read_text())) == 1
+
+
+def test_a_backend_that_is_asked_for_is_not_measured(out):
+    for backend, given in (("onnx", "onnxruntime-cpu"), ("gguf", "llama.cpp-cpu")):
+        encoder = open_encoder(str(out / "tiny"), backend=backend, threads=1)
+        assert (encoder.about.backend, encoder.reason) == (given, "")
+    (out / "tiny-f32.gguf").unlink()
+    with pytest.raises(RequestError, match="here as ONNX, not as GGUF"):
+        open_encoder(str(out / "tiny"), backend="gguf")
+    assert not picks_file().exists()
+
+
+def test_a_level_that_costs_labels_is_not_picked_for_its_speed(out, monkeypatch):
+    slowed(monkeypatch, "onnx")
+    shutil.move(out / "tiny-f32.gguf", out / "tiny-q4_0.gguf")
+    forms = [
+        artifacts.artifact(out / "tiny-fp32"),
+        artifacts.Artifact(out / "tiny-q4_0.gguf", "gguf", "q4_0", "classification"),
+    ]
+    encoder = pick.pick("tiny", forms, lambda form: load(form, "tiny", 1), [], 1)
+    assert encoder.about.backend == "onnxruntime-cpu"
+    assert "tiny-q4_0.gguf (GGUF) left out: its labels may differ" in encoder.reason
+
+
+def test_every_way_to_name_one_form(out):
+    for ref in (out / "tiny-fp32", out / "tiny-fp32" / "model.onnx", out / "tiny-f32.gguf"):
+        encoder = open_encoder(str(ref), threads=1)
+        assert (encoder.about.task, encoder.reason) == ("classification", "")
+        assert artifacts.task(str(ref)) == "classification"
+    store.pull(str(out / "tiny-fp32"), "kept")
+    assert open_encoder("kept", threads=1).about.name == "kept"
+    assert store.verify("kept").ok
+    store.remove("kept")
+    assert (out / "tiny-fp32" / "model.onnx").is_file()
+
+
+def test_what_cannot_be_opened_says_what_to_do(out, tmp_path):
+    with pytest.raises(RequestError, match="is a checkpoint") as caught:
+        open_encoder(str(checkpoint(CASE)))
+    assert "edge convert" in caught.value.hint
+    shutil.copytree(as_onnx("bert-tokens"), out / "other-fp32")
+    with pytest.raises(RequestError, match="2 models"):
+        open_encoder(str(out))
+    shutil.copytree(as_onnx("bert-tokens"), out / "tiny-int8")
+    with pytest.raises(RequestError, match="different models"):
+        open_encoder(str(out / "tiny"), threads=1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RequestError, match="holds no model"):
+        open_encoder(str(tmp_path / "empty"))
+    for absent in (str(tmp_path / "absent"), "absent"):
+        with pytest.raises(ModelNotFound):
+            open_encoder(absent)
+
+
+def test_a_damaged_form_is_not_passed_over_in_silence(out):
+    (out / "tiny-fp32" / "model.onnx").write_bytes(b"garbage")
+    with pytest.raises(UnsafeFile):
+        open_encoder(str(out / "tiny"), threads=1)
