@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edge import gguf_header, store
+from edge import gguf_header, onnx_folder, onnx_memory, store
 from edge.errors import BadGGUF, DoesNotFit, RequestError, UnsafeFile
 from edge.gguf_header import Header
-from edge.machine import Host, Rejected, host
+from edge.machine import Chosen, Host, Rejected, host
 from edge.memory import CELL_PADDING, MIB, Memory, has_cache, predict
 from edge.store.checkpoints import is_adapter
 
@@ -21,8 +21,23 @@ from edge.store.checkpoints import is_adapter
 DEFAULT_CONTEXT = 4096
 ALL_LAYERS = 999  # llama.cpp's way to say: every layer on the accelerator
 MAX_THREADS = 512
+ONNX_BACKEND = "onnxruntime-cpu"
 
 Need = Callable[[int], Memory]  # context in tokens → what it would take
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a plan depends on: `predict(context, sequences, available)`, and the `trained` context in tokens.
+
+    `refusals` are reasons why what fits is not of use.
+    """
+
+    level: str
+    trained: int
+    chosen: Chosen
+    predict: Callable[[int, int, int], Memory]
+    refusals: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,7 @@ def plan(
     beside: int = 0,
     on: Host | None = None,
 ) -> Plan:
-    """Decide how `ref` runs on this machine, reading only the file's header.
+    """Decide how `ref` runs on this machine, reading only the file's header, or an ONNX folder's config.json.
 
     ctx        tokens of context; by default what the model was trained for, at most 4,096
     memory     a budget in bytes, or a text such as "512MiB"; by default what is available
@@ -90,29 +105,29 @@ def plan(
     Raises ModelNotFound, UnsafeFile (BadGGUF) for what cannot be read, RequestError for a setting out of range.
     """
     model = store.resolve(ref)
-    header = read_artifact(model)
     machine = on or host()
-    context, context_reason, left_out = choose_context(header, ctx)
+    found = of_onnx(model) if is_onnx(model) else of_gguf(model, machine)
+    context, context_reason, left_out = choose_context(found, ctx)
     use, threads_reason = choose_threads(machine, threads)
     budget = machine.memory.available_bytes
     if memory is not None:
         budget = min(budget, parse_size(memory))
 
     def need(tokens: int) -> Memory:
-        alone = predict(header, tokens, sequences=sequences, isa=machine.cpu.isa, available_bytes=budget)
+        alone = found.predict(tokens, sequences, budget)
         weights, total = alone.weights_bytes + beside, alone.total_bytes + beside
         return replace(alone, weights_bytes=weights, total_bytes=total)
 
     needed = need(context)
     fits = needed.total_bytes <= budget
-    on_cpu = machine.chosen.backend.endswith("-cpu")
+    on_cpu = found.chosen.backend.endswith("-cpu")
     return Plan(
         artifact=model.name,
         path=model.path,
-        level=header.quantization,
-        backend=machine.chosen.backend,
-        reason=machine.chosen.reason,
-        rejected=(*machine.chosen.rejected, *left_out),
+        level=found.level,
+        backend=found.chosen.backend,
+        reason=found.chosen.reason,
+        rejected=(*found.chosen.rejected, *left_out),
         threads=use,
         context=context,
         sequences=sequences,
@@ -120,9 +135,51 @@ def plan(
         memory=needed,
         fits=fits,
         nearest="" if fits else nearest_fit(context, need),
-        reasons=(threads_reason, context_reason, *refusals(header)),
+        reasons=(threads_reason, context_reason, *found.refusals),
         advice=model.advice,
     )
+
+
+def is_onnx(model: store.Model) -> bool:
+    """Whether a model is an ONNX folder, or the graph in one."""
+    return model.path.suffix == ".onnx" or onnx_folder.is_folder(model.path)
+
+
+def of_gguf(model: store.Model, machine: Host) -> Artifact:
+    """Raises what `read_artifact` raises."""
+    header = read_artifact(model)
+
+    def memory(tokens: int, sequences: int, available: int) -> Memory:
+        return predict(header, tokens, sequences=sequences, isa=machine.cpu.isa, available_bytes=available)
+
+    trained = header.get("{arch}.context_length", int, DEFAULT_CONTEXT)
+    if trained < 1:
+        raise BadGGUF(
+            f"the header states a context of {trained} tokens", hint="get another file of this model"
+        )
+    return Artifact(header.quantization, trained, machine.chosen, memory, refusals(header))
+
+
+def of_onnx(model: store.Model) -> Artifact:
+    """Raises what `edge.onnx_folder` raises for a folder that is not whole or contradicts itself."""
+    folder = onnx_folder.read(model.path)
+    gguf = Rejected("llama.cpp", "runs GGUF files, and this is ONNX")
+    chosen = Chosen(ONNX_BACKEND, "the model is ONNX, which ONNX Runtime runs, on the CPU", (gguf,))
+    if folder.task == "generation" and folder.ours:
+        said = onnx_folder.decoder_of(folder)
+
+        def decoding(tokens: int, sequences: int, available: int) -> Memory:
+            return onnx_memory.of_decoder(
+                folder, said, tokens, sequences=sequences, available_bytes=available
+            )
+
+        return Artifact(folder.level, said.context, chosen, decoding, ())
+
+    def encoding(tokens: int, sequences: int, available: int) -> Memory:
+        return onnx_memory.of_encoder(folder, tokens, available_bytes=available)
+
+    refusal = f"no text: its task is {folder.task}, so chat and generate refuse it"
+    return Artifact(folder.level or "ONNX", folder.max_tokens, chosen, encoding, (refusal,))
 
 
 def read_artifact(model: store.Model) -> Header:
@@ -135,9 +192,7 @@ def read_artifact(model: store.Model) -> Header:
             hint=f"{run}, then give {'--lora' if adapter else 'this command'} the file that it writes",
         )
     if model.path.suffix == ".onnx":
-        raise RequestError(
-            f"{model.name} is not a GGUF file ({model.path.name})", hint="chat and generate run GGUF models"
-        )
+        raise RequestError(f"{model.name} is not a GGUF file ({model.path.name})", hint="name a GGUF model")
     first = gguf_header.read(model.path)
     if first.get("general.type", str, "model") == "adapter":
         raise RequestError(
@@ -167,13 +222,9 @@ def refusals(header: Header) -> tuple[str, ...]:
     return (f"no text: {header.architecture} does not continue one, so chat and generate refuse it",)
 
 
-def choose_context(header: Header, asked: int | None) -> tuple[int, str, tuple[Rejected, ...]]:
+def choose_context(found: Artifact, asked: int | None) -> tuple[int, str, tuple[Rejected, ...]]:
     """The context in tokens, its reason, and the longer one that was left out."""
-    trained = header.get("{arch}.context_length", int, DEFAULT_CONTEXT)
-    if trained < 1:
-        raise BadGGUF(
-            f"the header states a context of {trained} tokens", hint="get another file of this model"
-        )
+    trained = found.trained
     if asked is not None:
         if not 1 <= asked <= trained:
             raise RequestError(
@@ -182,7 +233,7 @@ def choose_context(header: Header, asked: int | None) -> tuple[int, str, tuple[R
         return asked, f"context {asked}: asked for", ()
     if trained <= DEFAULT_CONTEXT:
         return trained, f"context {trained}: all the model was trained for", ()
-    more = predict(header, trained).total_bytes - predict(header, DEFAULT_CONTEXT).total_bytes
+    more = found.predict(trained, 1, 0).total_bytes - found.predict(DEFAULT_CONTEXT, 1, 0).total_bytes
     left_out = Rejected(f"context {trained}", f"takes {mib(more)} more; ask for it with --ctx {trained}")
     reason = f"context {DEFAULT_CONTEXT}: the default; the model was trained for {trained}"
     return DEFAULT_CONTEXT, reason, (left_out,)

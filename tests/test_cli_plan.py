@@ -85,10 +85,10 @@ def test_settings_out_of_range(args, code, says, model, capsys):
     assert err.count("\n") == (code > 0)
 
 
-def test_what_is_no_gguf_file_is_refused(tmp_path, capsys):
+def test_what_is_no_model_is_refused(tmp_path, capsys):
     (tmp_path / "model.onnx").write_bytes(b"\x08\x07" + bytes(100))
     assert run(["plan", str(tmp_path / "model.onnx")]) == 2
-    assert "is not a GGUF file" in capsys.readouterr().err
+    assert "has no tokenizer.json" in capsys.readouterr().err
     writer = gguf.GGUFWriter(tmp_path / "adapter.gguf", "llama")
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.write_header_to_file()

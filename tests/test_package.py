@@ -31,7 +31,7 @@ LAYERS = [
     {"edge.chat"},
     {"edge.engine", "edge.onnx"},
     {"edge.planner"},
-    {"edge.machine", "edge.store", "edge.memory"},
+    {"edge.machine", "edge.store", "edge.memory", "edge.onnx_memory"},
     {"edge.gguf_header", "edge.onnx_folder", "edge.home", "edge.peak"},
     {"edge.errors"},
 ]

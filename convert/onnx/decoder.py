@@ -1,4 +1,4 @@
-"""The graph of a decoder that continues a text: new tokens and the cache in, the last one's logits and the cache out."""
+"""The graph of a decoder: new tokens and the cache in, the last one's logits and the cache out."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from .emit import EMITTERS, Emission
 from .graph import MICROSOFT
+from .levels import LEVELS
 from .lower import RULES, Fused, Uses, operands_of
 from .ops import Ops
 from .values import Array, Handle, Value
@@ -162,12 +163,15 @@ def newest(emission: Emission, value: Value) -> str:
 
 
 def output(emission: Emission, value: Value) -> str:
+    """At int4 the output keeps 8 bits, as llama.cpp's levels of 4 bits keep 6: all of an answer goes through it."""
     x, weight = value.operands
+    level = LEVELS["int8w"] if emission.level.name == "int4" else emission.level
     if not value.attributes["tied"]:
-        return emission.linear(x, weight)
-    if emission.level.bits >= 16:  # one table on disk: Gemm multiplies by it as it lies
+        return level.linear(emission.graph, emission.name(x), weight, None)
+    if level.bits >= 16:  # one table on disk: Gemm multiplies by it as it lies
         return emission.node("Gemm", x, kept(emission, weight), transB=1)
-    return emission.linear(x, weight.changed(" as output", weight.shape, lambda table: table))
+    again = weight.changed(" as output", weight.shape, lambda table: table)
+    return level.linear(emission.graph, emission.name(x), again, None)
 
 
 def kept(emission: Emission, table: Handle) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edge import onnx_folder
 from edge.errors import HashMismatch, ModelNotFound, RequestError, UnsafeFile
 from edge.store import checkpoints
 from edge.store.home import name_for
@@ -44,7 +45,7 @@ def lying(path: Path, ref: str, evidence: tuple[File, ...], name: str) -> Model:
 
 
 def local_files(path: Path) -> list[Path]:
-    """A file with all its parts, or the safe files of a checkpoint's or an adapter's folder.
+    """A file with all its parts, the safe files of a checkpoint's or an adapter's folder, or an ONNX model's.
 
     Raises ModelNotFound, RequestError, or UnsafeFile when a part is missing or the weights are pickles.
     """
@@ -57,6 +58,9 @@ def local_files(path: Path) -> list[Path]:
         return [path.parent / name for name in complete(parts)]
     if not path.exists():
         raise ModelNotFound(f"there is no file {path}", hint="check the path")
+    if onnx_folder.is_folder(path):
+        graphs = [file for file in path.glob("*.onnx*") if file.is_file()]
+        return sorted([*graphs, *path.glob("*.json")])
     files = [
         file
         for file in [*path.glob("*"), *path.glob("*/*.json")]
