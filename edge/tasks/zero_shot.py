@@ -2,7 +2,7 @@
 
 Nothing is generated and nothing parsed: every label, and the end of the answer after it, is scored after the same
 prompt (edge.engine.scorer). A label's score is its mean log-likelihood a token, less the same after prompts without
-content: the contextual calibration of Zhao et al. 2021 (arXiv:2102.09690). The softmax of the scores is its probability.
+content: the contextual calibration of Zhao et al. 2021 (arXiv:2102.09690). Their softmax is the probabilities.
 """
 
 from __future__ import annotations
