@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from tiny_encoders import WIDTH, cross_encoder, embedder
+from word_encoders import WIDTH, cross_encoder, embedder
 
 from edge import onnx_folder
 from edge.convert.onnx import headed
