@@ -22,7 +22,7 @@ PROCESS_BYTES = 62 * MIB  # a Python process with the command, the template engi
 TOKEN_BYTES = 420  # a vocabulary entry with its merges in the tokenizers library
 CANDIDATE_BYTES = 12  # a token with its logit, as llama.cpp's samplers take it
 # Resident bytes a byte of the files: mapped, and rearranged copies; half is widened to float32
-MAPPED = {"fp32": 1.02, "fp16": 3.0, "int8": 1.3, "int8w": 1.3, "int4": 1.3}
+MAPPED = {"fp32": 1.02, "fp16": 1.9, "int8": 1.0, "int8w": 1.15, "int4": 1.2}
 READ = 1.8  # of weights inside model.onnx, whose bytes and copies stay
 TEXTS = 32  # an encoder's batch
 
