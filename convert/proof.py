@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge import gguf_header
+from edge.engine.encoder import task_of
 from edge.errors import ConversionError
 from edge.store.content import digest
 
-from .computed import Outputs, file_logits, loaded, outputs, task_of, tokens
+from .computed import Outputs, file_logits, loaded, outputs, tokens
 from .safetensors import atomic, put
 
 __all__ = [

@@ -104,8 +104,8 @@ def from_checkpoint(original: Checkpoint, title: str, prune: Sequence[int] = ())
     by_target = {weight.target: weight for weight in model.table}
     fields = {**words.fields, **of_model, "general.name": name_of(title, words.fields)}
     notes = [*original.notes, *model.family.notes(model.config), *words.proof.notes]
-    if hasattr(model.config, "task"):  # llama.cpp's tokenizer does not say which characters a token stands for
-        if words.json:
+    if hasattr(model.config, "task"):
+        if words.json:  # llama.cpp's tokenizer does not say which characters a token stands for
             fields[TOKENIZER] = words.json
         if model.config.reads:
             fields["edge.max_tokens"] = model.config.reads

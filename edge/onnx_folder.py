@@ -212,7 +212,12 @@ def decoder_of(folder: OnnxFolder) -> DecoderFolder:
     ):
         raise UnsafeFile(f"{folder.path / CONFIG} has an object `edge` that makes no sense", hint=AGAIN)
     return DecoderFolder(
-        said["architecture"], *(said[name] for name in counts), template, ids[0], ids[1], tuple(ends)
+        architecture=said["architecture"],
+        **{name: said[name] for name in counts},
+        chat_template=template,
+        bos=ids[0],
+        eos=ids[1],
+        ends=tuple(ends),
     )
 
 

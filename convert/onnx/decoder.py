@@ -31,7 +31,8 @@ def check_family(model: Understood) -> None:
 
 def context_of(config: Any) -> int:
     """Tokens up to which the graph computes what the checkpoint does: it has windows, and no chunks."""
-    return min(config.context, getattr(config, "chunk", None) or config.context)
+    context: int = config.context
+    return min(context, getattr(config, "chunk", None) or context)
 
 
 def decoder(model: Understood, level: str, name: str) -> Graph:

@@ -30,6 +30,11 @@ Array = NDArray[Any]
 PIECE = 48  # tokens of a prefill in pieces: the fixed text has several
 
 
+def ids_of(named: object) -> list[int]:
+    """The tokens that config.json names: one, several, or null for none."""
+    return [one for one in (named if isinstance(named, list) else [named]) if isinstance(one, int)]
+
+
 def described(model: Understood) -> dict[str, Any]:
     """The object `edge` of config.json, but for the level, as edge/onnx_folder.py says.
 
@@ -42,11 +47,8 @@ def described(model: Understood) -> dict[str, Any]:
         words = tokenizer.convert(model.checkpoint.path, raw, config.vocabulary)
     except ConversionError:
         for which in ("bos", "eos"):
-            named = raw.get(f"{which}_token_id")
-            special[which] = next(
-                (one for one in np.atleast_1d(named).tolist() if isinstance(one, int)), None
-            )
-        ends = {one for one in np.atleast_1d(raw.get("eos_token_id")).tolist() if isinstance(one, int)}
+            special[which] = next(iter(ids_of(raw.get(f"{which}_token_id"))), None)
+        ends = set(ids_of(raw.get("eos_token_id")))
         template = tokenizer.files.read(model.checkpoint.path).chat_template
     else:
         template = words.chat_template

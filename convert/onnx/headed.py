@@ -108,7 +108,7 @@ def joined(source: OnnxFolder, head: LinearHead) -> onnx.ModelProto:
     graph.node.append(
         helper.make_node("Gemm", [EMBEDDING, WEIGHT, BIAS], [LOGITS], name="edge.head", transB=1)
     )
-    shape = ["batch", len(head.labels)]
+    shape: list[str | int | None] = ["batch", len(head.labels)]
     graph.output.append(helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, shape))
     return model
 

@@ -173,8 +173,10 @@ def cache_names(said: DecoderFolder) -> list[str]:
 def check_graph(session: Session, said: DecoderFolder) -> None:
     """Raise BadONNX where the graph takes or gives other than the folder says."""
     cache = (None, said.kv_heads, None, said.head_size)
+    wanted: dict[str, tuple[str, tuple[int | None, ...]]]
     wanted = {IDS: ("int64", (None, None)), PAST: ("int64", ())}
     wanted |= {f"past_key_values.{name}": ("float32", cache) for name in cache_names(said)}
+    given: dict[str, tuple[str, tuple[int | None, ...]]]
     given = {LOGITS: ("float32", (None, said.vocabulary))}
     given |= {f"present.{name}": ("float32", cache) for name in cache_names(said)}
     graph = session.graph
