@@ -137,7 +137,8 @@ def without_layers(whole: Understood, layers: Sequence[int]) -> Understood:
     count = whole.config.layers
     if getattr(whole.config, "sequence", ()):
         raise RequestError(
-            "layers that share their weights are not left out one by one", hint="convert it without --prune-layers"
+            "layers that share their weights are not left out one by one",
+            hint="convert it without --prune-layers",
         )
     if not set(layers) < set(range(count)):
         raise RequestError(

@@ -28,7 +28,7 @@ VERBS = {
     "show": "Show what a model file says of itself.",
     "verify": "Check kept files against their hashes.",
     "rm": "Remove a model.",
-    "convert": "Make GGUF files of a checkpoint, proven; and back.",
+    "convert": "Make GGUF files or ONNX folders of a checkpoint, proven; and back.",
     "train": "Train a classifier on this device.",
     "embed": "Turn texts into vectors.",
     "rerank": "Sort texts by how well they answer a query.",
