@@ -81,7 +81,7 @@ def test_a_checkpoint_comes_back_bit_for_bit_norms_included(tmp_path, dtype):
     assert again.read_bytes() == file.read_bytes()
 
 
-@pytest.mark.parametrize("case", tiny_checkpoints.CASES)
+@pytest.mark.parametrize("case", tiny_checkpoints.GGUF)
 def test_every_family_comes_back_in_f16(tmp_path, case):
     source = source_of(case, tmp_path / "source", "F16")
     made = to_safetensors(gguf_of(source, tmp_path, "f16", NAMES[case]), tmp_path / "back")

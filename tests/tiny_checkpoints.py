@@ -300,6 +300,9 @@ CASES: dict[str, dict[str, Any]] = {
     "gemma3-classifier": classifier(GEMMA3, architectures=["Gemma3TextForSequenceClassification"]),
 }  # fmt: skip
 
+# those that llama.cpp computes; the others become ONNX folders only
+GGUF = tuple(case for case, config in CASES.items() if hasattr(family_of(config), "metadata"))
+
 
 def weights(case: str) -> dict[str, Array]:
     """Every tensor of a case by its name in the family's tables, float32; independent of their order."""
