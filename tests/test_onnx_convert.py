@@ -302,3 +302,18 @@ def test_levels_and_sources_that_are_none_are_refused(source, tmp_path):
         convert(source / "config.json", ["fp32"], tmp_path, name="x")
     with pytest.raises(ConversionError, match=r"has no ONNX form|not written as ONNX"):
         convert(tiny_checkpoints.write("gpt2", tmp_path / "gpt2"), ["fp32"], tmp_path)
+
+
+def test_int8_gives_a_text_the_same_whatever_stands_beside_it(source, tmp_path):
+    """Its activations have a scale a token: with one a batch, an outlier in another text would move these logits."""
+    (made,) = convert(source, ["int8"], tmp_path / "out")
+    session = Session(made.path / "model.onnx", 1)
+    rng = np.random.default_rng(5)
+    texts = rng.integers(5, 60, (12, 9))
+
+    def logits(ids):
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+        return session.run({value.name: feeds[value.name] for value in session.graph.inputs}, ["logits"])[0]
+
+    alone = np.concatenate([logits(text[None]) for text in texts])
+    np.testing.assert_allclose(logits(texts), alone, atol=1e-5)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from edge.machine import host
 
 Array = NDArray[Any]
 
@@ -15,6 +18,7 @@ ROW = 127
 # A scale that cuts off the largest values and rounds all others less may be nearer on the whole: these parts of the
 # largest value are tried.
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+TOGETHER = 2048  # blocks a thread encodes at once: they and what it computes from them fit its cache
 
 
 def rows(table: Array) -> tuple[Array, Array]:
@@ -44,30 +48,58 @@ def blocks(weight: Array, bits: int, size: int) -> tuple[Array, Array]:
     count, middle = -(-width // size), 1 << bits - 1
     padded = np.zeros((out, count * size), np.float32)
     padded[:, :width] = weight
-    values, scales = nearest(padded.reshape(-1, size), middle)
-    stored: Array = (values + middle).astype(np.uint8).reshape(out, count, size)
+    x = padded.reshape(-1, size)
+    stored: Array = np.empty(x.shape, np.uint8)
+    scales = np.empty(len(x), np.float32)
+
+    def encode(start: int) -> None:
+        part = slice(start, start + TOGETHER)
+        values, scales[part] = nearest(np.ascontiguousarray(x[part].T), middle)
+        stored[part] = (values + middle).astype(np.uint8).T
+
+    with ThreadPoolExecutor(host().cpu.performance_cores) as threads:
+        for _ in threads.map(encode, range(0, len(x), TOGETHER)):
+            pass
+    stored = stored.reshape(out, count, size)
     if bits == 4:
         stored = stored[..., 0::2] | stored[..., 1::2] << 4
     return stored, scales.reshape(out, count)
 
 
 def nearest(x: Array, middle: int) -> tuple[Array, Array]:
-    """Integers from −middle to middle − 1 and a scale (rows,) for every row, of the least squared error found.
+    """Integers from −middle to middle − 1 and a scale (columns,) for every column, of the least squared error found.
 
     The value farthest from 0 is put at −middle, the end with one step more; of the integers that a trial gives, the
     scale is the one that fits best: Σ x·q / Σ q².
     """
-    rows = np.arange(len(x))
-    farthest = x[rows, np.abs(x).argmax(axis=1)]
-    best: Array = np.zeros(x.shape, np.int16)
-    best_scale = np.zeros(len(x), np.float32)
-    least = np.full(len(x), np.inf, np.float32)
+    farthest = x[np.abs(x).argmax(axis=0), np.arange(x.shape[1])]
+    tried, fitted = (
+        np.zeros_like(farthest),
+        np.zeros_like(farthest),
+    )  # the best trial's scale, and what fits it
+    least = np.full_like(farthest, np.inf)
+    q, scratch = np.empty_like(x), np.empty_like(x)
     for clip in CLIPS:
         scale = farthest * np.float32(-clip / middle)
-        q = np.rint(x / np.where(scale == 0, 1, scale)[:, None]).clip(-middle, middle - 1)
-        squares = (q * q).sum(axis=1)
-        fitted = (x * q).sum(axis=1) / np.where(squares == 0, 1, squares)
-        error = np.square(x - fitted[:, None] * q).sum(axis=1)
+        rounded(x, scale, middle, q)
+        squares = np.multiply(q, q, out=scratch).sum(axis=0)
+        fit = total(np.multiply(x, q, out=scratch)) / np.where(squares == 0, np.float32(1), squares)
+        np.subtract(x, np.multiply(q, fit, out=scratch), out=scratch)
+        error = total(np.square(scratch, out=scratch))
         better = error < least
-        least[better], best_scale[better], best[better] = error[better], fitted[better], q[better]
-    return best, best_scale
+        least[better], fitted[better], tried[better] = error[better], fit[better], scale[better]
+    return rounded(x, tried, middle, q), fitted
+
+
+def rounded(x: Array, scale: Array, middle: int, out: Array) -> Array:
+    """x over the scale of its column, to the nearest integers from −middle to middle − 1, into `out`."""
+    np.rint(np.divide(x, np.where(scale == 0, np.float32(1), scale), out=out), out=out)
+    return np.asarray(np.clip(out, -middle, middle - 1, out=out))
+
+
+def total(x: Array) -> Array:
+    """The sum of each column of rows that are a multiple of 8."""
+    sums = x.reshape(-1, 8, x.shape[1]).sum(axis=0)
+    while len(sums) > 1:
+        sums = sums[0::2] + sums[1::2]
+    return np.asarray(sums[0])

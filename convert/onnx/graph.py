@@ -73,6 +73,7 @@ class Graph:
     groups: dict[str, Group] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
     elements: dict[str, int] = field(default_factory=dict)
+    shared: dict[str, list[str]] = field(default_factory=dict)
     count: int = 0
 
     def node(
@@ -98,6 +99,12 @@ class Graph:
             helper.make_node(kind, given, list(outputs), name=name, domain=domain, **attributes)
         )
         return list(outputs)
+
+    def once(self, key: str, make: Callable[[], list[str]]) -> list[str]:
+        """The names that `make` gives, which is called once for a key."""
+        if key not in self.shared:
+            self.shared[key] = make()
+        return self.shared[key]
 
     def weight(
         self, key: str, parts: Sequence[tuple[str, Any, tuple[int, ...]]], make: Callable[[], Sequence[Array]]

@@ -2,7 +2,7 @@
 
     fp32   as it is
     fp16   kept in half, computed in float32: ONNX Runtime widens it once, when it loads the model
-    int8   kept in 7 of 8 bits by output channel, activations rounded to 8 bits when it runs
+    int8   kept in 7 of 8 bits by output channel, activations rounded to 8 bits by token when it runs
     int8w  kept in 8 bits by block (MatMulNBits), activations too, as accuracy level 4 computes
     int4   the same in 4 bits
 
@@ -23,6 +23,7 @@ from .graph import MICROSOFT, Graph
 from .values import Handle
 
 BLOCK = 32  # weights that share a scale at int8w and int4
+LEAST = 1e-30  # a row of zeros stays one
 
 
 class Level:
@@ -85,8 +86,6 @@ class Half(Level):
 class Quantized(Level):
     """Tables by row."""
 
-    adds_bias = True
-
     def table(self, graph: Graph, ids: str, table: Handle) -> str:
         if table.exact:
             return super().table(graph, ids, table)
@@ -99,6 +98,11 @@ class Quantized(Level):
 
 
 class Int8(Quantized):
+    """MatMulIntegerToFloat, which has one scale for all tokens of a batch: each is brought to the same range first.
+
+    Without that a text's label depends on its neighbours, and a prompt's logits on whether it came in pieces.
+    """
+
     name = "int8"
     bits = 8.0
     keeps = "weights by output channel, activations in 8 bits: fastest"
@@ -118,14 +122,19 @@ class Int8(Quantized):
 
     def product(self, graph: Graph, x: str, weight: Handle, bias: Handle | None) -> str:
         kept, scales = self.quantized(graph, weight)
-        inputs = [x, kept, scales, "", self.vector(graph, bias) if bias else ""]
-        return graph.node("DynamicQuantizeMatMul", inputs, domain=MICROSOFT)[0]
+        rounded, largest = graph.once(f"rounded {x}", lambda: rounded_by_row(graph, x))
+        step, middle = activation_steps(graph)
+        inputs = [rounded, kept, step, scales, middle]
+        y = graph.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT)[0]
+        y = graph.node("Mul", [y, largest])[0]
+        return y if bias is None else graph.node("Add", [y, self.vector(graph, bias)])[0]
 
 
 class Blocks(Quantized):
     """MatMulNBits: `width` bits a weight."""
 
     width = 8
+    adds_bias = True
 
     def product(self, graph: Graph, x: str, weight: Handle, bias: Handle | None) -> str:
         out, columns = weight.shape
@@ -168,6 +177,21 @@ def check_levels(wanted: Sequence[str]) -> None:
             raise RequestError(f"{level!r} is no level of ONNX", hint=f"there are {', '.join(LEVELS)}")
     if not wanted or len(set(wanted)) < len(wanted):
         raise RequestError("name each level once", hint=f"there are {', '.join(LEVELS)}")
+
+
+def rounded_by_row(graph: Graph, x: str) -> list[str]:
+    """x (…, width) over the greatest absolute value of each row, in 8 bits, and those values (…, 1)."""
+    greatest = graph.node(
+        "ReduceMax", [graph.node("Abs", [x])[0], graph.constant([-1], np.int64)], keepdims=1
+    )
+    (largest,) = graph.node("Max", [*greatest, graph.constant(LEAST, np.float32)])
+    even = graph.node("Div", [x, largest])
+    return [*graph.node("QuantizeLinear", [*even, *activation_steps(graph)]), largest]
+
+
+def activation_steps(graph: Graph) -> tuple[str, str]:
+    """What one step of a rounded activation is worth, and the number of zero: −1 to 1 in uint8."""
+    return graph.constant(1 / 127, np.float32), graph.constant(128, np.uint8)
 
 
 def read(handle: Handle) -> encode.Array:

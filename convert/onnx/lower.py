@@ -29,8 +29,6 @@ class Fused:
     provides: tuple[Value, ...] = ()
 
 
-PLAIN = {"gelu": "Gelu", "gelu_tanh": "FastGelu"}
-BIASED = {"gelu": "BiasGelu", "gelu_tanh": "FastGelu"}
 Uses = Mapping[int, Sequence[Value]]  # the values that read a value, by its index
 Rule = Callable[[Value, Uses], Fused | None]
 
@@ -77,21 +75,6 @@ def only(value: Any, kind: str, uses: Uses) -> bool:
     return isinstance(value, Value) and value.kind == kind and len(uses[value.index]) == 1
 
 
-def biased(value: Value, uses: Uses) -> Fused | None:
-    """gelu(linear): the bias is added by the activation where the level's multiplication does not."""
-    (x,) = value.operands
-    if not only(x, "linear", uses) or x.operands[2] is None:
-        return None
-    source, weight, bias = x.operands
-
-    def emit(emission: Emission) -> str:
-        if emission.level.adds_bias:
-            return emission.fused(PLAIN[value.kind], emission.linear(source, weight, bias))
-        return emission.fused(BIASED[value.kind], emission.linear(source, weight), bias)
-
-    return Fused((source,), emit)
-
-
 def joined(value: Value, uses: Uses) -> Fused | None:
     """join_heads(attention(…)): ONNX Runtime's own, which takes the three before they are split into heads."""
     (heads,) = value.operands
@@ -112,7 +95,5 @@ def joined(value: Value, uses: Uses) -> Fused | None:
 
 # By the kind of the last of the values; the first that knows it is taken
 RULES: dict[str, list[Rule]] = {
-    "gelu": [biased],
-    "gelu_tanh": [biased],
     "join_heads": [joined],
 }

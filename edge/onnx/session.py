@@ -16,8 +16,8 @@ from edge.onnx.check import Graph, check
 
 Array = NDArray[Any]
 BACKEND = "onnxruntime-cpu"
-# Slower than its parts: 1.37 ms against 0.31 for 448 tokens 384 wide on AVX-512 (bench/LOG.md)
-SLOW_FUSIONS = ("SkipLayerNormFusion",)
+# Each is slower on a CPU than the operators it takes the place of (bench/LOG.md)
+SLOW_FUSIONS = ("SkipLayerNormFusion", "BiasGeluFusion")
 QUIET = 4  # only what ends the process: refusals come as exceptions, with the same words
 # "[ONNXRuntimeError] : 10 : INVALID_GRAPH : Load model from /…/model.onnx failed:"
 PREFIX = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : (?:Load model from .*? failed:)?")
