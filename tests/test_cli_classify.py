@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import pexpect
@@ -252,6 +255,38 @@ def test_an_interrupted_run_leaves_complete_lines(models, tmp_path, number):
     assert written.endswith(b"\n")
     for line in written.splitlines():
         assert json.loads(line)["label"] == "positive"
+
+
+def test_an_interrupted_run_does_not_wait_for_the_next_line(models):
+    with started(models, "--json", stdout=subprocess.PIPE) as process:
+        process.stdin.write(b"good\n")
+        process.stdin.flush()
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(timeout=10) == 130  # stdin is still open
+        finally:
+            process.kill()
+
+
+def test_an_interrupted_run_writes_no_line_twice_for_a_slow_reader(models, tmp_path):
+    path = tmp_path / "many.txt"
+    path.write_text("".join(f"so good {at}\n" for at in range(6000)))
+    with started(models, "--input", str(path), "--json", stdout=subprocess.PIPE) as process:
+        deadline, waiting = time.monotonic() + 60, struct.pack("i", 0)
+        while time.monotonic() < deadline:  # until the pipe is full and a line is under way
+            time.sleep(0.5)
+            before, waiting = waiting, fcntl.ioctl(process.stdout, termios.FIONREAD, struct.pack("i", 0))
+            if before == waiting != struct.pack("i", 0):
+                break
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        written = process.stdout.read()
+        assert process.wait(timeout=60) == 130
+    assert written.endswith(b"\n")
+    found = [json.loads(line)["text"] for line in written.splitlines()]
+    assert found == [f"so good {at}" for at in range(len(found))]
+    assert found
 
 
 def test_a_reader_that_leaves_ends_the_run(models, tmp_path):

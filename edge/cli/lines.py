@@ -41,11 +41,15 @@ class Lines:
             self.flush()
 
     def flush(self) -> None:
-        # held back while a line is under way: Ctrl-C would cut it where a slow reader took only its beginning
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Ctrl-C waits while a line is under way: it would cut it where a slow reader took only its beginning. Blocking
+        # the signal is not enough, since another thread gets it then, and Python raises it here all the same.
+        pressed = list[int]()
+        before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
         try:
             while self.held:
                 self.held = self.held[os.write(self.descriptor, self.held) :]
         finally:
             self.since = time.monotonic()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            signal.signal(signal.SIGINT, before)
+        if pressed and callable(before):
+            before(pressed[0], None)

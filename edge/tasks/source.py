@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import os
 import re
@@ -105,10 +106,12 @@ def opened(path: Path | None) -> Iterator[Source]:
     name = "stdin" if path is None or str(path) == "-" else str(path)
     try:
         # a buffer of our own: a thread that still waits in sys.stdin's would abort the interpreter's exit
-        stream = open(0, "rb", closefd=False) if name == "stdin" else open(name, "rb")  # noqa: PTH123, SIM115
+        raw = io.FileIO(0, closefd=False) if name == "stdin" else io.FileIO(name)
     except OSError as error:
         raise RequestError(f"{name} cannot be read: {error.strerror}", hint="give another --input") from error
-    with stream:
-        state = os.fstat(stream.fileno())
+    try:
+        state = os.fstat(raw.fileno())
         regular = S_ISREG(state.st_mode)
-        yield Source(stream, name, state.st_size if regular else 0, live=not regular)
+        yield Source(io.BufferedReader(raw), name, state.st_size if regular else 0, live=not regular)
+    finally:
+        raw.close()  # not the buffer, which a thread that waits for a line has locked
