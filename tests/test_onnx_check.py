@@ -156,9 +156,21 @@ def test_subgraphs_without_end_are_refused(written):
     node = helper.make_node("Identity", ["x"], ["z"])
     for _ in range(checks.DEEPEST + 2):
         graph = helper.make_graph([node], "b", [], [])
-        node = helper.make_node("Loop", ["x"], ["z"], body=graph)
+        node = helper.make_node("Scan", ["x"], ["z"], body=graph)
     with pytest.raises(BadONNX, match="deep"):
         check(written(model_of([node])))
+
+
+def test_what_need_not_end_is_refused(written):
+    body = helper.make_graph([helper.make_node("Identity", ["x"], ["z"])], "b", [], [])
+    with pytest.raises(BadONNX, match="Loop, which need not end"):
+        check(written(model_of([inside(helper.make_node("Loop", ["x"], ["z"], body=body))])))
+
+
+def test_a_weight_of_a_million_axes_is_refused_at_once(written):
+    many = TensorProto(name="w", data_type=FLOAT, dims=[1 << 62] * 1_000_000)
+    with pytest.raises(BadONNX, match="1,000,000 axes"):
+        check(written(model_of(weights=[many])))
 
 
 def test_functions_of_its_own_are_refused(written):

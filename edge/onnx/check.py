@@ -20,9 +20,13 @@ from edge.errors import BadONNX, ModelNotFound, StoreError
 from edge.onnx.wire import LENGTH, Span, Wire, bad
 
 DOMAINS = ("", "com.microsoft")  # the standard's operators and ONNX Runtime's own
-BARRED = ("EPContext",)  # names a file of an accelerator's
+BARRED = {
+    "EPContext": "which names a file of an accelerator's",
+    "Loop": "which need not end, and Ctrl-C does not reach it",
+}
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@ ()-]{0,199}")
 MOST_ELEMENTS = 1 << 40
+MOST_AXES = 64  # of a weight; NumPy's limit, too
 MOST_METADATA = 16 << 20  # bytes
 DEEPEST = 16  # subgraphs in subgraphs
 LEAST_IR = 3  # onnx.proto: the first with opset_import
@@ -162,7 +166,9 @@ def node(found: Check, span: Span, depth: int) -> None:
             f"it needs the operator {operator[:60]} of {domain[:60]!r}, which is not ONNX Runtime's own",
             "export it with standard operators",
         )
-    if (domain, operator) not in operators() or operator in BARRED:
+    if operator in BARRED:
+        raise bad(f"it needs the operator {operator}, {BARRED[operator]}", "export it with other operators")
+    if (domain, operator) not in operators():
         raise bad(
             f"it needs the operator {operator[:60]!r}, which this ONNX Runtime does not know",
             "export it with standard operators, or try a newer onnxruntime",
@@ -210,6 +216,8 @@ def tensor(found: Check, span: Span) -> str:
         elif number == 14:
             external = value
     what = f"the weight {name[:60]!r}"
+    if len(shape) > MOST_AXES:  # the product of a million sizes would take hours
+        raise bad(f"{what} has {len(shape):,} axes")
     count = math.prod(shape)
     if kind_of not in BITS and kind_of != TEXT:
         raise bad(f"{what} has elements of type {kind_of}, which ONNX does not have")
