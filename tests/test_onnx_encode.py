@@ -34,6 +34,15 @@ def test_blocks_come_back_near_and_rows_need_no_whole_blocks(bits, most, width):
     assert not found[3].any()
 
 
+def test_blocks_are_the_same_however_many_are_encoded_at_once():
+    weight = matrix(2 * encode.TOGETHER + 3, 40)
+    stored, scales = encode.blocks(weight, 4, 32)
+    rows = [0, encode.TOGETHER // 2, encode.TOGETHER, len(weight) - 1]
+    alone = encode.blocks(weight[rows], 4, 32)
+    assert np.array_equal(stored[rows], alone[0])
+    assert np.array_equal(scales[rows], alone[1])
+
+
 def test_searched_scales_lose_less_than_those_of_the_largest_value():
     weight = matrix(64, 256)
     stored, scales = encode.blocks(weight, 4, 32)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from edge.machine import host
 
 Array = NDArray[Any]
 
@@ -16,8 +16,8 @@ Array = NDArray[Any]
 CHANNEL = 64
 ROW = 127
 # A scale that cuts off the largest values and rounds all others less may be nearer on the whole: these parts of the
-# largest value are tried.
-CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+# largest value are tried. With 8 bits all others are rounded too little for that to pay.
+CLIPS = {4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7), 8: (1.0,)}
 TOGETHER = 2048  # blocks a thread encodes at once: they and what it computes from them fit its cache
 
 
@@ -54,10 +54,10 @@ def blocks(weight: Array, bits: int, size: int) -> tuple[Array, Array]:
 
     def encode(start: int) -> None:
         part = slice(start, start + TOGETHER)
-        values, scales[part] = nearest(np.ascontiguousarray(x[part].T), middle)
+        values, scales[part] = nearest(np.ascontiguousarray(x[part].T), middle, CLIPS[bits])
         stored[part] = (values + middle).astype(np.uint8).T
 
-    with ThreadPoolExecutor(host().cpu.performance_cores) as threads:
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
         for _ in threads.map(encode, range(0, len(x), TOGETHER)):
             pass
     stored = stored.reshape(out, count, size)
@@ -66,7 +66,7 @@ def blocks(weight: Array, bits: int, size: int) -> tuple[Array, Array]:
     return stored, scales.reshape(out, count)
 
 
-def nearest(x: Array, middle: int) -> tuple[Array, Array]:
+def nearest(x: Array, middle: int, clips: Sequence[float]) -> tuple[Array, Array]:
     """Integers from −middle to middle − 1 and a scale (columns,) for every column, of the least squared error found.
 
     The value farthest from 0 is put at −middle, the end with one step more; of the integers that a trial gives, the
@@ -79,7 +79,7 @@ def nearest(x: Array, middle: int) -> tuple[Array, Array]:
     )  # the best trial's scale, and what fits it
     least = np.full_like(farthest, np.inf)
     q, scratch = np.empty_like(x), np.empty_like(x)
-    for clip in CLIPS:
+    for clip in clips:
         scale = farthest * np.float32(-clip / middle)
         rounded(x, scale, middle, q)
         squares = np.multiply(q, q, out=scratch).sum(axis=0)
