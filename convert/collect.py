@@ -6,7 +6,6 @@ two agree; the products behind the last layer, whose inputs no one asks for, are
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +18,7 @@ from edge import gguf_header
 from edge.engine.binding import interrupts_held, listen, llama, why
 from edge.engine.vocab import Vocab
 from edge.errors import ConversionError, RequestError
+from edge.machine import host
 
 from . import ggml_tensors
 from .computed import loaded
@@ -70,7 +70,7 @@ def collect(
                 hint=f"give one of at least {chunk} tokens",
             )
         with interrupts_held():
-            context = open_context(handle, chunk, size, threads or os.cpu_count() or 1, collector)
+            context = open_context(handle, chunk, size, threads or host().cpu.cores, collector)
         stack.callback(lib.llama_free, context)
         batch = lib.llama_batch_init(size, 0, 1)
         stack.callback(lib.llama_batch_free, batch)

@@ -19,6 +19,7 @@ from edge.engine.binding import listen, llama, why
 from edge.engine.encoder import task_of
 from edge.engine.vocab import Vocab
 from edge.errors import ConversionError
+from edge.machine import host
 
 Array = NDArray[Any]
 
@@ -160,7 +161,7 @@ def context_of(model: Any, tokens: int, pooling: int, sequences: int = 1) -> Ite
     params = lib.llama_context_default_params()
     # A multiple of the sequences: llama.cpp ends the process where it pools by mean and they do not divide it.
     params.n_ctx = params.n_batch = params.n_ubatch = -(-tokens // 256) * 256
-    params.n_threads = params.n_threads_batch = os.cpu_count() or 1
+    params.n_threads = params.n_threads_batch = host().cpu.cores
     params.n_seq_max = sequences
     params.embeddings, params.pooling_type = True, pooling
     # The weights are judged, not the cache; flash attention would round keys and values to f16 all the same.

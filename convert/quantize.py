@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edge.engine.binding import llama, transcript, why
 from edge.errors import ConversionError, RequestError
+from edge.machine import host
 
 from .ggml_types import NUMBERS
 from .gguf import Entry, fits, row_bytes
@@ -60,7 +61,7 @@ class Settings:
 
     @property
     def workers(self) -> int:
-        return self.threads or os.cpu_count() or 1
+        return self.threads or host().cpu.cores
 
 
 @dataclass(frozen=True)

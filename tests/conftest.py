@@ -14,6 +14,29 @@ REPOSITORY = Path(__file__).parents[1]
 MODEL_HOME = REPOSITORY / ".venv" / "edge-home"
 
 
+def pytest_configure():
+    """Let each process of pytest-xdist, with all that it starts, have a core of its own.
+
+    Threads of models so small spend their time on waiting for each other, the more so beside another process's.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+@pytest.fixture(scope="module")
+def one_core():
+    """A single core, and so one thread, where several would gain a tiny model nothing."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     """No test sees the user's own store, sessions or settings."""

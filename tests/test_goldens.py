@@ -13,16 +13,11 @@ from edge.convert.families import family_of
 from edge.convert.to_gguf import convert
 
 pytest.importorskip("tokenizers")
+pytestmark = pytest.mark.usefixtures("one_core")
 
 GOLDENS = Path(__file__).parent / "goldens"
 # GGUF cannot say what these compute beyond the window, of which the file promises no more, or of a second text.
 NO_FILE = {"mistral-window", "qwen2-window", "bert-cross-encoder"}
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-    """Two threads would spend most of the time of models so small on waiting for each other."""
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
 
 
 def golden_of(case):
