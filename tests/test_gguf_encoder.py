@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -20,8 +21,8 @@ pytest.importorskip("tokenizers")
 def opened():
     made = []
 
-    def open_(case):
-        made.append(GgufEncoder(as_gguf(case), threads=1))
+    def open_(case, threads=1):
+        made.append(GgufEncoder(as_gguf(case), threads=threads))
         return made[-1]
 
     yield open_
@@ -72,13 +73,42 @@ def test_a_long_text_is_cut_and_what_is_left_out_is_counted(opened):
     assert np.isfinite(encoder.run([long, short])).all()
 
 
-def test_threads_share_one(opened):
-    encoder = opened("bert-classifier")
+@pytest.mark.parametrize("workers", [1, 3])
+def test_more_callers_than_workers_get_what_one_gets(opened, workers):
+    encoder = opened("bert-classifier", workers)
+    assert encoder.about.workers == workers
     tokens = encoder.tokenize(TEXTS)
     wanted = encoder.run(tokens)
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda _: encoder.run(tokens), range(12)):
             assert np.array_equal(found, wanted)
+
+
+def test_workers_compute_at_once_and_are_made_when_needed(opened, monkeypatch):
+    encoder = opened("bert-classifier", 2)
+    (tokens,) = encoder.tokenize(["a"])
+    for _ in range(3):
+        encoder.run([tokens])
+    assert [worker.context is not None for worker in encoder._workers] == [True, False]
+    both, real = Barrier(2, timeout=10), encoder._encode
+    monkeypatch.setattr(encoder, "_encode", lambda *given: both.wait() >= 0 and real(*given))
+    with ThreadPoolExecutor(2) as pool:  # the barrier lets nobody through alone
+        one, other = pool.map(lambda _: encoder.run([tokens])[0], range(2))
+    assert np.array_equal(one, other)
+
+
+def test_closing_waits_for_what_runs_and_refuses_the_rest(opened):
+    encoder = opened("bert-classifier", 2)
+    (tokens,) = encoder.tokenize(["x " * 60])
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(encoder.run, [tokens] * 8) for _ in range(40)]
+        running[0].result()
+        encoder.close()
+        errors = [one.exception() for one in running]
+    assert all(error is None or "closed" in str(error) for error in errors)
+    assert any(errors)
+    with pytest.raises(EngineError, match="closed"):
+        encoder.run([tokens])
 
 
 def test_pairs_are_refused_where_llama_cpp_would_read_them_wrongly(opened):

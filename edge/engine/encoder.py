@@ -1,12 +1,16 @@
-"""An encoder as a GGUF file in llama.cpp: several texts a batch, heads that llama.cpp lacks applied in NumPy."""
+"""An encoder as a GGUF file in llama.cpp: several texts a batch, heads that llama.cpp lacks applied in NumPy.
+
+One model, and a context of one thread for each worker: contexts side by side need no barriers between threads.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any
 
 import numpy as np
@@ -32,17 +36,19 @@ AGAIN = "convert the checkpoint again: such files now carry its tokenizer"
 
 
 class GgufEncoder:
-    """The encoder in a GGUF file. `run` may be called from several threads; one at a time computes.
+    """The encoder in a GGUF file. `run` may be called from several threads at once.
 
-    `threads` are one a core if not given. Raises RequestError for a model that writes text or does not say how it
-    pools, BadGGUF for a damaged head, EngineError where llama.cpp refuses.
+    `threads`, one a core if not given, are for callers: as many compute at once, each on one thread.
+    Raises RequestError for a model that writes text or does not say how it pools, BadGGUF for a damaged head,
+    EngineError where llama.cpp refuses.
     """
 
     def __init__(self, path: Path, name: str | None = None, threads: int | None = None) -> None:
         self.reason = ""  # why it was picked, where there was a choice
-        self._lib, self._lock = llama(), Lock()
+        self._lib = llama()
         self._model: Any = None
-        self._context: Any = None
+        self._workers: list[Worker] = []
+        self._closing, self._path = Lock(), path
         header = gguf_header.read(path)
         task = task_of(header)
         if task == "generation":
@@ -67,8 +73,11 @@ class GgufEncoder:
         # A multiple of the sequences: llama.cpp ends the process where it pools by mean and they do not divide it
         self._room = -(-max(TOKENS, most) // TEXTS) * TEXTS
         try:
-            self._load(path, threads)
-            self._rows = Batch(self._lib, self._room)
+            self._load(path)
+            count = threads or host().cpu.performance_cores
+            self._workers = [Worker(Batch(self._lib, self._room)) for _ in range(count)]
+            with self._free():
+                pass  # what llama.cpp refuses it refuses now
             self._vocab = Vocab(self._model)
             self._width: int = self._lib.llama_model_n_embd(self._model)
             self._columns: int = self._width
@@ -90,6 +99,7 @@ class GgufEncoder:
             problem=header.get("edge.problem_type", str, None),
             max_tokens=most,
             width=self._width,
+            workers=count,
         )
 
     def tokenize(
@@ -121,10 +131,8 @@ class GgufEncoder:
 
         Raises EngineError where llama.cpp fails, or gives NaN or infinity.
         """
-        with self._lock:
-            if self._context is None:
-                raise EngineError("the model is closed", hint="load it again")
-            found = [row for group in self._groups(batch) for row in self._encode(group)]
+        with self._free() as worker:
+            found = [row for group in groups(batch) for row in self._encode(worker, group)]
         if self._head is not None:
             found = [heads.apply(self._head, row) for row in found]
         if self._normalize:
@@ -136,15 +144,34 @@ class GgufEncoder:
         return found
 
     def close(self) -> None:
-        """Free the memory; safe to call twice."""
-        with self._lock:
-            if self._context is not None:
-                self._lib.llama_free(self._context)
+        """Free the memory, once what runs is done; safe to call twice, and from any thread."""
+        for worker in self._workers:
+            with worker.lock:
+                worker.closed = True
+                if worker.context is not None:
+                    self._lib.llama_free(worker.context)
+                worker.context = None
+        with self._closing:
             if self._model is not None:
                 self._lib.llama_model_free(self._model)
-            self._context = self._model = None
+            self._model = None
 
-    def _load(self, path: Path, threads: int | None) -> None:
+    @contextmanager
+    def _free(self) -> Iterator[Worker]:
+        """A worker that nobody else uses meanwhile, with its context, which is made when first needed.
+
+        Raises EngineError where the model is closed or llama.cpp opens no context.
+        """
+        idle = (worker for worker in self._workers if not worker.lock.locked())
+        worker = next(idle, self._workers[get_ident() % len(self._workers)])
+        with worker.lock:  # somebody else may have come first; then it is waited for
+            if worker.closed:
+                raise closed()
+            if worker.context is None:
+                worker.context = self._open()
+            yield worker
+
+    def _load(self, path: Path) -> None:
         lib = self._lib
         params = lib.llama_model_default_params()
         params.n_gpu_layers = 0
@@ -156,19 +183,30 @@ class GgufEncoder:
                 f"llama.cpp cannot load {path.name}: {why('it gives no reason')}",
                 hint="a newer llama-cpp-python may know it: pip install --upgrade llama-cpp-python",
             )
-        settings = lib.llama_context_default_params()
+
+    def _open(self) -> Any:
+        """A context of one thread."""
+        settings = self._lib.llama_context_default_params()
         settings.n_ctx = settings.n_batch = settings.n_ubatch = self._room
         settings.n_seq_max = TEXTS
-        settings.n_threads = settings.n_threads_batch = threads or host().cpu.performance_cores
+        settings.n_threads = settings.n_threads_batch = 1
         settings.embeddings = True
         settings.pooling_type = self._pooling
         settings.no_perf = True
-        self._context = lib.llama_init_from_model(self._model, settings)
-        if not self._context:
-            raise EngineError(f"llama.cpp opens no context for {path.name}: {why('it gives no reason')}")
+        listen()
+        with interrupts_held():
+            context = self._lib.llama_init_from_model(self._model, settings)
+        if not context:
+            raise EngineError(
+                f"llama.cpp opens no context for {self._path.name}: {why('it gives no reason')}",
+                hint="fewer --threads need less memory",
+            )
+        return context
 
     def _plain(self, text: str) -> Tokens:
         """A text in llama.cpp's own tokens; a longer one loses its end but for the last special token."""
+        if self._model is None:
+            raise closed()
         ids = self._vocab.tokens(text)
         most = self.about.max_tokens
         left_out = max(0, len(ids) - most)
@@ -182,31 +220,40 @@ class GgufEncoder:
             )
         return Tokens(np.array(ids, np.int64), np.zeros(len(ids), np.int64), left_out=left_out)
 
-    def _groups(self, batch: Sequence[Tokens]) -> Iterator[list[Array]]:
-        """Ids of texts that fit llama.cpp's batch together, in their order."""
-        group: list[Array] = []
-        total = 0
-        for one in batch:
-            if group and (total + len(one.ids) > TOKENS or len(group) == TEXTS):
-                yield group
-                group, total = [], 0
-            group.append(one.ids)
-            total += len(one.ids)
-        if group:
-            yield group
-
-    def _encode(self, texts: Sequence[Array]) -> list[Array]:
+    def _encode(self, worker: Worker, texts: Sequence[Array]) -> list[Array]:
         """Hidden states (tokens, width) of each text, or what they are pooled to (columns,)."""
         lib = self._lib
-        if code := lib.llama_encode(self._context, self._rows.filled(texts)):
+        if code := lib.llama_encode(worker.context, worker.rows.filled(texts)):
             raise EngineError(f"llama.cpp failed to encode (code {code}): {why('it gives no reason')}")
         if self._pooling != NONE:
             return [
-                floats(lib.llama_get_embeddings_seq(self._context, row), 1, self._columns)[0]
+                floats(lib.llama_get_embeddings_seq(worker.context, row), 1, self._columns)[0]
                 for row in range(len(texts))
             ]
-        hidden = floats(lib.llama_get_embeddings(self._context), sum(map(len, texts)), self._columns)
+        hidden = floats(lib.llama_get_embeddings(worker.context), sum(map(len, texts)), self._columns)
         return np.split(hidden, np.cumsum([len(ids) for ids in texts])[:-1])
+
+
+def groups(batch: Sequence[Tokens]) -> Iterator[list[Array]]:
+    """Ids of texts that fit llama.cpp's batch together, in their order."""
+    group: list[Array] = []
+    total = 0
+    for one in batch:
+        if group and (total + len(one.ids) > TOKENS or len(group) == TEXTS):
+            yield group
+            group, total = [], 0
+        group.append(one.ids)
+        total += len(one.ids)
+    if group:
+        yield group
+
+
+class Worker:
+    """A llama.cpp context with the batch it reads, for one caller at a time."""
+
+    def __init__(self, rows: Batch) -> None:
+        self.lock, self.rows, self.closed = Lock(), rows, False
+        self.context: Any = None
 
 
 class Batch:
@@ -235,6 +282,10 @@ class Batch:
         self._sequence[:total] = np.repeat(np.arange(len(texts)), lengths)
         self._batch.n_tokens = total
         return self._batch
+
+
+def closed() -> EngineError:
+    return EngineError("the model is closed", hint="load it again")
 
 
 def task_of(header: Header) -> str:
