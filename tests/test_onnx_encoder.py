@@ -54,6 +54,38 @@ def test_pairs_are_told_apart():
     assert np.abs(encoder.run([pair])[0] - expected("bert-classifier", [pair])[0]).max() < 1e-4
 
 
+def hostile_tokenizer(**parts):
+    told = {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"}
+    return json.dumps({"version": "1.0", "added_tokens": [], "model": told} | parts)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[GONE]"}},
+        {
+            "pre_tokenizer": {
+                "type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False,
+            }
+        },
+    ],
+    ids=["raises", "panics"],
+)  # fmt: skip
+def test_a_tokenizer_that_fails_at_a_text_is_one_line(parts):
+    tokenizer = TextTokenizer(hostile_tokenizer(**parts), "tokenizer.json")
+    with pytest.raises(UnsafeFile, match="is no tokenizer"):
+        tokenizer.tokenize(["a" * 40 + "b"], None, 64, spans=False)
+
+
+def test_a_graph_of_more_tokens_than_any_text_is_refused(tmp_path):
+    foreign(tmp_path, labels=2, rank=2, output="logits", architectures=["BertForSequenceClassification"])
+    model = onnx.load(tmp_path / "model.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1 << 40
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(BadONNX, match="reads 1,099,511,627,776 tokens"):
+        OnnxEncoder(tmp_path, threads=1)
+
+
 def foreign(
     folder, *, output="last_hidden_state", rank=3, labels=0, inputs=("input_ids", "attention_mask"), **config
 ):

@@ -102,6 +102,13 @@ def test_what_is_no_text_or_too_long_is_refused(tmp_path):
         vocab.check_length("a" * 200_000, 64)
 
 
+def test_a_piece_that_looks_like_a_byte_and_is_none_is_text(tmp_path):
+    described = sentence_piece()
+    described["model"]["vocab"]["<0xZZ>"] = described["model"]["vocab"].pop("<0x07>")
+    vocab = vocab_of(described, tmp_path)
+    assert (vocab.piece(9), vocab.piece(10)) == (b"\x06", b"<0xZZ>")
+
+
 @pytest.mark.parametrize("text", ["{}", "not json", json.dumps({**byte_level(), "decoder": None})])
 def test_what_is_no_tokenizer_is_refused(text, tmp_path):
     (tmp_path / "tokenizer.json").write_text(text)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from edge.engine.encoding import Tokens
-from edge.errors import EngineError, RequestError, UnsafeFile
+from edge.errors import EdgeError, EngineError, RequestError, UnsafeFile
 
 KEY = "tokenizer.huggingface.json"  # of a GGUF file that holds it (GGUF specification)
 MAX_BYTES = 64 << 20  # of a tokenizer.json; one of 256,000 tokens has 33 MB
@@ -20,21 +21,8 @@ class TextTokenizer:
 
     def __init__(self, text: str | bytes, name: str) -> None:
         """Raises UnsafeFile for a text that is no tokenizer; `name` is what it is called then."""
-        try:
-            from tokenizers import Tokenizer
-        except ImportError as error:
-            raise EngineError("tokenizers does not load", hint="pip install tokenizers") from error
-        if len(text) > MAX_BYTES:
-            raise UnsafeFile(f"{name} has more than {MAX_BYTES:,} bytes", hint="check where it came from")
-        try:
-            self._rust = Tokenizer.from_str(text if isinstance(text, str) else text.decode())
-        except Exception as error:  # the library raises no narrower class
-            raise UnsafeFile(f"{name} is no tokenizer: {error}"[:200], hint="download it again") from None
-        # Batches are padded where they are run, and what is left out of a text is said
-        padding = self._rust.padding
-        self.pad: int | None = padding["pad_id"] if padding else None
-        self._rust.no_padding()
-        self._rust.no_truncation()
+        self._name = name
+        self._rust, self.pad = opened(text, name)
 
     def size(self) -> int:
         """Ids that it may give, from 0 on."""
@@ -45,18 +33,16 @@ class TextTokenizer:
     ) -> list[Tokens]:
         """Texts in tokens, at most `most` of each; a longer one loses its end, of a pair the longer text first.
 
-        Raises RequestError where a text gives no token at all.
+        Raises RequestError where a text gives no token at all, UnsafeFile where the tokenizer cannot be applied.
         """
         inputs: Any = list(zip(texts, pairs, strict=True)) if pairs is not None else list(texts)
         encode = self._rust.encode_batch if spans else self._rust.encode_batch_fast
-        try:
+        with refusing(self._name):
             found = encode(inputs)
-        except TypeError as error:
-            raise RequestError(f"what is to be read is not text: {error}"[:200]) from None
-        return [
-            tokens_of(encoding, 0, spans) if len(encoding) <= most else self._cut(one, most, spans)
-            for one, encoding in zip(inputs, found, strict=True)
-        ]
+            return [
+                tokens_of(encoding, 0, spans) if len(encoding) <= most else self._cut(one, most, spans)
+                for one, encoding in zip(inputs, found, strict=True)
+            ]
 
     def _cut(self, text: str | tuple[str, str], most: int, spans: bool) -> Tokens:
         """A text or pair that is too long: cut, then the special tokens around it (transformers' longest_first)."""
@@ -70,6 +56,39 @@ class TextTokenizer:
         left_out = sum(lengths) - sum(map(len, encodings))
         whole = self._rust.post_process(encodings[0], encodings[1] if len(parts) == 2 else None)
         return tokens_of(whole, left_out, spans)
+
+
+def opened(text: str | bytes, name: str) -> tuple[Any, int | None]:
+    """The library's Tokenizer of a tokenizer.json, and the id it pads with if it says one.
+
+    Raises UnsafeFile for a text that is no tokenizer, EngineError where the library is missing.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise EngineError("tokenizers does not load", hint="pip install tokenizers") from error
+    if len(text) > MAX_BYTES:
+        raise UnsafeFile(f"{name} has more than {MAX_BYTES:,} bytes", hint="check where it came from")
+    with refusing(name):
+        found = Tokenizer.from_str(text if isinstance(text, str) else text.decode())
+    # Batches are padded where they are run, and what is left out of a text is said
+    pad: int | None = found.padding["pad_id"] if found.padding else None
+    found.no_padding()
+    found.no_truncation()
+    return found, pad
+
+
+@contextmanager
+def refusing(name: str) -> Iterator[None]:
+    """Raise UnsafeFile for all that the library raises: Exception itself, and where it panics not even that."""
+    try:
+        yield
+    except (EdgeError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except TypeError as error:
+        raise RequestError(f"what is to be read is not text: {error}"[:200]) from None
+    except BaseException as error:
+        raise UnsafeFile(f"{name} is no tokenizer: {error}"[:200], hint="download it again") from None
 
 
 def shares(lengths: Sequence[int], room: int) -> list[int]:

@@ -33,8 +33,8 @@ class OnnxEncoder:
     """The encoder in an ONNX folder, ours or one made elsewhere. `run` may be called from several threads at once.
 
     `threads`, one a core if not given, are for callers: each runs batches of its own on one thread, faster than
-    several on one batch. Raises RequestError where a part is missing or the model
-    is none that reads texts, UnsafeFile (BadONNX) where its parts are damaged or contradict each other.
+    several on one batch. Raises RequestError where a part is missing or the model is none that reads texts,
+    UnsafeFile (BadONNX) where its parts are damaged or contradict each other.
     """
 
     def __init__(self, path: Path, name: str | None = None, threads: int | None = None) -> None:
@@ -182,9 +182,11 @@ def inputs_of(graph: Graph) -> dict[str, Value]:
 
 
 def fixed(ids: Value) -> tuple[int | None, int | None]:
-    """Texts a batch and tokens a text, where the graph takes no others."""
+    """Texts a batch and tokens a text, where the graph takes no others. Raises BadONNX for more than any text has."""
     if ids.shape is None or len(ids.shape) != 2:
         return None, None
+    if (ids.shape[1] or 0) > onnx_folder.MOST_TOKENS:
+        raise BadONNX(f"the graph reads {ids.shape[1]:,} tokens and no fewer", hint=ELSEWHERE)
     return ids.shape[0] or None, ids.shape[1] or None
 
 

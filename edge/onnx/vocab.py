@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+from edge.engine.tokenizer import MAX_BYTES, opened, refusing
 from edge.engine.vocab import CHEAP_BYTES, utf8
-from edge.errors import EngineError, PromptTooLong, UnsafeFile
+from edge.errors import PromptTooLong, UnsafeFile
 from edge.onnx_folder import DecoderFolder
 
 SPACE = "▁"  # SentencePiece's
-MAX_BYTES = 64 << 20  # of a tokenizer.json; one of 256,000 tokens has 33 MB
+ONE_BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")  # its token of a byte that is in no other
 
 
 class OnnxVocab:
@@ -22,7 +24,9 @@ class OnnxVocab:
     """
 
     def __init__(self, path: Path, said: DecoderFolder) -> None:
-        self._tokenizer = opened(path)
+        with path.open("rb") as file:
+            self._tokenizer, _ = opened(file.read(MAX_BYTES + 1), str(path))
+        self._path = path
         self.size = said.vocabulary
         self._special_ids = {"bos": said.bos, "eos": said.eos}
         self._end_ids = frozenset(said.ends)
@@ -45,7 +49,8 @@ class OnnxVocab:
         """
         utf8(text)
         self._tokenizer.encode_special_tokens = not parse_special
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special).ids
+        with refusing(str(self._path)):
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special).ids
         return ids
 
     def check_length(self, text: str, context: int) -> None:
@@ -97,30 +102,9 @@ class OnnxVocab:
             return b""
         if self._byte_level:
             return bytes(BYTES[letter] for letter in text if letter in BYTES)
-        if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
-            return bytes([int(text[3:5], 16)])
+        if byte := ONE_BYTE.fullmatch(text):
+            return bytes.fromhex(byte[1])
         return text.replace(SPACE, " ").encode()
-
-
-def opened(path: Path) -> Any:
-    """The tokenizer of a file. Raises UnsafeFile where it is none, EngineError where the library is missing."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise EngineError("tokenizers does not load", hint="pip install tokenizers") from error
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise UnsafeFile(f"{path} has more than {MAX_BYTES:,} bytes", hint="check where it came from")
-    try:
-        tokenizer = Tokenizer.from_str(data.decode())
-    except Exception as error:  # the library raises no narrower class
-        raise UnsafeFile(
-            f"{path} is no tokenizer: {error}"[:200], hint="convert the checkpoint again"
-        ) from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
 
 
 def byte_level(tokenizer: Any, path: Path) -> bool:
