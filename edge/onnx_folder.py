@@ -14,6 +14,7 @@ A folder made elsewhere says the same in several files: config.json (the class, 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ FLAGS = {
 }  # fmt: skip
 MODES = {"mean": "mean", "cls": "cls", "lasttoken": "last"}
 MAX_JSON = 4 << 20  # bytes; id2label of 65,536 labels is 2 MB
+HALF = re.compile(rb"\\u[dD][89a-fA-F]")  # of a surrogate pair
 MOST_LABELS = 1 << 16
 MOST_TOKENS = 1 << 20
 DEFAULT_TOKENS = 512  # where no file says how many: what nearly every encoder was trained with
@@ -365,6 +367,9 @@ def parsed(path: Path) -> Any:
     try:
         if len(text) > MAX_JSON:
             raise ValueError(f"it is longer than {MAX_JSON:,} bytes")
-        return json.loads(text)
+        found = json.loads(text)
+        if HALF.search(text):
+            json.dumps(found, ensure_ascii=False).encode()  # half a pair: nothing can print or write it
+        return found
     except (ValueError, RecursionError) as error:
         raise UnsafeFile(f"{path} is no JSON: {error}"[:200], hint="download it again") from None

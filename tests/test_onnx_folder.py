@@ -127,6 +127,7 @@ def test_positions_that_no_text_reaches_do_not_count(folder):
         {"label2id": {"bad": 1, "good": 0}},
         {"id2label": None, "num_labels": -1},
         {"problem_type": "guessing"},
+        {"id2label": {"0": "bad", "1": "\ud800"}},
     ],
 )
 def test_labels_that_contradict_themselves_are_refused(folder, change):

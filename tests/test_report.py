@@ -195,6 +195,8 @@ def test_a_label_that_the_model_lacks_names_its_line_and_the_labels():
         BadData, match="line 7 has the label pink, which the model lacks: its labels are red, green"
     ):
         gold_labels(Row("x", label="pink", line=7), COLORS, several=False)
+    with pytest.raises(BadData, match="line 8 has the label 777"):
+        gold_labels(Row("x", label="7" * 5000, line=8), COLORS, several=False)
     with pytest.raises(BadData, match="line 3 has 2 labels"):
         gold_labels(Row("x", label=("red", "blue"), line=3), COLORS, several=False)
 

@@ -109,8 +109,10 @@ def test_a_field_that_is_not_there_is_said_with_those_that_are(rows):
         rows("a.csv", "text,label\na,b\n", text="body")
     with pytest.raises(BadData, match="no field that is plainly the label; its fields are text, x"):
         rows("a.csv", "text,x\na,b\n", labelled=True)
-    with pytest.raises(RequestError, match="read as lines, which have no named fields"):
+    with pytest.raises(RequestError, match="read as lines, without named fields"):
         rows("a.txt", "a\n", text="body")
+    with pytest.raises(RequestError, match="read as conll, without named fields"):
+        rows("a.conll", "Ada B-PER\n", label="tag")
     with pytest.raises(RequestError, match="read as lines, which have no labels"):
         rows("a.txt", "a\n", labelled=True)
 
@@ -118,6 +120,12 @@ def test_a_field_that_is_not_there_is_said_with_those_that_are(rows):
 def test_an_empty_label_names_its_line(rows):
     with pytest.raises(BadData, match="line 3 has an empty label"):
         rows("a.csv", "text,label\na,b\nc, \n", labelled=True)
+
+
+@pytest.mark.parametrize("label", ['"\\udc00"', '["a", "\\ud83d"]'])
+def test_a_label_that_nothing_can_write_names_its_line(rows, label):
+    with pytest.raises(BadData, match="line 1 has half a surrogate pair"):
+        rows("a.jsonl", f'{{"text": "a", "label": {label}}}\n', labelled=True)
 
 
 def test_objects_a_line_and_objects_in_a_list(rows):

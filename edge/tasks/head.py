@@ -115,6 +115,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         facts = json.loads(text) if len(text) <= MAX_JSON else None
         if not isinstance(facts, dict):
             raise ValueError("it is no object, or too long")
+        json.dumps(facts, ensure_ascii=False).encode()  # half a surrogate pair could not be printed
     except (OSError, ValueError, RecursionError) as error:
         raise UnsafeFile(f"{path} cannot be read: {error}"[:200], hint=AGAIN) from None
     return facts

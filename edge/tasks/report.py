@@ -191,7 +191,12 @@ def each_label(label: Label, line: int, several: bool) -> tuple[str, ...]:
 def known(label: str, labels: Sequence[str], line: int) -> str:
     if label in labels:
         return label
-    if label.isdecimal() and int(label) < len(labels) and not any(name.isdecimal() for name in labels):
+    if (
+        label.isdecimal()
+        and len(label) < 10  # int() refuses thousands of digits
+        and int(label) < len(labels)
+        and not any(name.isdecimal() for name in labels)
+    ):
         return labels[int(label)]
     raise BadData(
         f"line {line} has the label {label}, which the model lacks: its labels are {', '.join(labels)}",

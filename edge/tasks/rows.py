@@ -83,9 +83,9 @@ def read(source: Source, form: str | None, fields: Fields) -> Iterator[Row]:
     columns, a field that is missing or no text; and where no text field is named and none can be told.
     """
     form = form or SUFFIXES.get(source.suffix, "lines")
-    if form in ("lines", "conll") and (fields.text or fields.pair or (fields.label and form == "lines")):
+    if form in ("lines", "conll") and (fields.text or fields.pair or fields.label):
         raise RequestError(
-            f"{source.name} is read as {form}, which have no named fields",
+            f"{source.name} is read as {form}, without named fields",
             hint="--format csv, tsv or jsonl says otherwise",
         )
     return READERS[form](source, fields)
@@ -201,16 +201,28 @@ def labelled(source: Source, number: int, value: Any) -> Label:
     if isinstance(value, str):
         if not value.strip():
             raise BadData(f"{source.name}: line {number} has an empty label", hint="label it or leave it out")
-        return value.strip()
+        return encodable(source, number, value.strip())
     if isinstance(value, (list, tuple)) and all(isinstance(each, (str, int)) for each in value):
-        return tuple(str(each) for each in value)
+        return tuple(encodable(source, number, str(each)) for each in value)
     if isinstance(value, (bool, int)):
         return json.dumps(value)
     if value is None:
         return None
     raise BadData(
-        f"{source.name}: line {number} has a label that is neither text nor number", hint="write it as text"
+        f"{source.name}: line {number} has a label that is neither text nor a whole number",
+        hint="write it as text",
     )
+
+
+def encodable(source: Source, number: int, text: str) -> str:
+    """The text, unless JSON's escapes spell half a surrogate pair in it, which nothing can write."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadData(
+            f"{source.name}: line {number} has half a surrogate pair in a field", hint="write it anew"
+        ) from None
+    return text
 
 
 def objects(source: Source, fields: Fields) -> Iterator[Row]:
@@ -243,12 +255,7 @@ def from_object(source: Source, number: int, cells: Mapping[str, Any]) -> Row:
             raise BadData(
                 f"{source.name}: line {number} has a field that is no text", hint="write it as text"
             )
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise BadData(
-                f"{source.name}: line {number} has half a surrogate pair in its text", hint="write it anew"
-            ) from None
+        encodable(source, number, value)
     return Row(text, pair, label, number, words)
 
 
