@@ -123,6 +123,16 @@ def test_a_space_goes_where_the_template_writes_one(tmp_path):
         assert labels._answers == [vocab.tokens(" yes."), vocab.tokens(" no.")]
 
 
+def test_a_label_that_the_template_writes_itself_is_not_taken_for_the_answer(tmp_path):
+    thought = "('<think></think>' if message['role'] == 'assistant' else '')"
+    thinking = CHATML.replace("+ message['content']", f"+ {thought} + message['content']")
+    assert thinking != CHATML
+    path = tiny_llama(tmp_path / "thinking.gguf", chat_template=thinking, ctx=512)
+    with open_zero_shot(str(path), ["in", "out"]) as labels:
+        prompt = b"".join(map(labels._scorer.vocab.piece, labels.tokenize(["hm"])[0].ids)).decode()
+    assert prompt.endswith("<think></think>")
+
+
 def test_a_label_that_begins_another_is_scored_to_its_end(model):
     with open_zero_shot(str(model), ["spam", "spam and more"]) as labels:
         assert [answer[-1] for answer in labels._answers] == [2, 2]

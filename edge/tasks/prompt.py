@@ -10,6 +10,8 @@ from edge.chat.loaded import LoadedModel
 from edge.chat.template import Message
 from edge.errors import RequestError
 
+ANSWER = "0x5EEDC0DE"  # what no template writes itself, as it may a label: "in" is in "<think>"
+
 
 @dataclass(frozen=True)
 class LabelPrompt:
@@ -50,7 +52,7 @@ def label_prompt(
         system = True
     except RequestError:  # it knows no system turn
         system = False
-    header, space, end = answer_header(model, said("", system), labels[0])
+    header, space, end = answer_header(model, said("", system))
     vocab = model.engine.vocab
     after = vocab.tokens(header, add_special=False, parse_special=True) if header else []
     before = templates.render(form, said("", system)) + header
@@ -81,22 +83,22 @@ def plain_prompt(model: LoadedModel, rule: str, examples: Sequence[tuple[str, st
     )
 
 
-def answer_header(model: LoadedModel, messages: Sequence[Message], label: str) -> tuple[str, str, str]:
+def answer_header(model: LoadedModel, messages: Sequence[Message]) -> tuple[str, str, str]:
     """What the template writes around an answer: text that still belongs to the prompt (the empty thought of a model
     that thinks), the space that belongs to the answer's first word, and what ends the answer."""
     prompt = templates.render(model.template, messages)
-    answered = [*messages, Message("assistant", label)]
+    answered = [*messages, Message("assistant", ANSWER)]
     try:
         whole = templates.render(model.template, answered, add_generation_prompt=False)
     except RequestError:
         whole = ""
-    at = whole.find(label, len(prompt)) if whole.startswith(prompt) else -1
+    at = whole.find(ANSWER, len(prompt)) if whole.startswith(prompt) else -1
     if at < 0:
         space = "" if prompt[-1:].isspace() or prompt.endswith((">", "]")) else " "
         return "", space, model.template.eos_token
     between = whole[len(prompt) : at]
     header = between.rstrip(" ")
-    return header, between[len(header) :], whole[at + len(label) :]
+    return header, between[len(header) :], whole[at + len(ANSWER) :]
 
 
 def label_tokens(model: LoadedModel, before: str, answer: str, end: str) -> list[int]:
