@@ -166,6 +166,20 @@ def test_the_plot_is_a_picture(classify, data, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_plot_shows_any_label_and_name_as_it_is(models, data, tmp_path, capfd):
+    model = tiny_classifiers.feelings(tmp_path / "$\\frac$", labels=["$\\frac$", "中", "positive"])
+    path = data("$\\x$.csv", "text,label\nbad,$\\frac$\ngood,positive\n")
+    code = run(["classify", str(model), "--input", str(path), "--plot", str(tmp_path / "m.png")])
+    assert (code, capfd.readouterr().err) == (0, "")
+
+
+def test_options_that_would_change_nothing_in_a_report_of_entities_are_refused(classify, data):
+    path = data("gold.conll", "Ada I-PER\n")
+    for option in (("--threshold", "0.9"), ("--long", "split")):
+        code, out, err = classify("names", "--input", path, "--report", *option)
+        assert (code, out, "leave --threshold and --long split out" in err) == (2, "", True)
+
+
 def test_a_plot_without_matplotlib_says_how_to_get_it(classify, data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, out, err = classify("feelings", "--input", data("in.csv", LABELLED), "--plot", tmp_path / "m.png")

@@ -174,6 +174,12 @@ def test_long_texts_are_read_in_windows_that_cover_them(encoder):
         assert before.offset < after.offset <= before.offset + before.tokens.spans[-2][1]  # they overlap
 
 
+def test_pairs_are_not_read_in_windows_that_would_lose_the_second_text(encoder):
+    rows = [Row("good", pair="so " * 40)]
+    with pytest.raises(RequestError, match="pairs of texts"):
+        list(stream.run_parts(encoder, rows, split=True))
+
+
 def test_a_text_that_fits_is_one_window_and_without_split_the_rest_is_counted(encoder):
     ((_, parts),) = stream.run_parts(encoder, [Row("so good")], split=True)
     assert len(parts) == 1

@@ -143,7 +143,7 @@ def command(
     def load(sample: list[Row]) -> Encoder:
         texts = [row.text for row in sample]
         encoder, reason = answers.opened(ref, named, shown, backend=backend, threads=threads, sample=texts)
-        if reason and is_terminal(sys.stderr):
+        if reason:
             click.echo(printable(reason), err=True)
         return encoder
 
@@ -157,7 +157,11 @@ def command(
         first = list(islice(incoming, 1 if lines.live else SAMPLE))
         if not first:
             raise RequestError(f"{lines.name} has no rows", hint="give one with texts")
-        with closing(load(first)) as encoder, watched(lines, wants_report) as watch:
+        # a slow source is taken to go on as it begins
+        with (
+            closing(load(first * SAMPLE if lines.live else first)) as encoder,
+            watched(lines, wants_report) as watch,
+        ):
             every = watch(chain(first, incoming))
             if not wants_report:
                 print_rows(encoder, every, wish, lines.live, as_json, as_csv)
@@ -191,10 +195,11 @@ def check_text(text: str | None, what: str) -> None:
 def examples_in(path: Path) -> list[tuple[str, str]]:
     """Labelled texts for a chat model. Raises BadData for rows that are none."""
     from edge.tasks import rows, source
+    from edge.tasks.report import each_label
 
     with source.opened(path) as lines:
         found = rows.read(lines, None, rows.Fields(labelled=True))
-        return [(row.text, row.label) for row in found if isinstance(row.label, str)]
+        return [(row.text, *each_label(row.label, row.line, several=False)) for row in found]
 
 
 @contextmanager

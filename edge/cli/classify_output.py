@@ -85,9 +85,10 @@ def csv_writer(about: About, write: Callable[[str], None]) -> Callable[[Answer],
 def row_line(about: About) -> Callable[[Answer], str]:
     """A function that makes a line of an answer: label, probability and text, which a terminal's width cuts."""
     wide = min(max((len(label) for label in about.labels), default=0), 30)
-    columns = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else None
+    screen = is_terminal(sys.stdout)
 
     def line(answer: Answer) -> str:
+        columns = shutil.get_terminal_size().columns if screen else None  # a window may change
         if isinstance(answer, Tagged):
             return cut(one_line(marked(answer)), columns)
         shown = one_line(answer.text if answer.pair is None else f"{answer.text} | {answer.pair}")

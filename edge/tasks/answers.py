@@ -125,6 +125,11 @@ def report(
     """
     read = how(encoder, wish)
     if encoder.about.task == "tokens":
+        if wish.threshold is not None or wish.split:
+            raise RequestError(
+                "a report on entities takes each word as tagged, and no window but the first",
+                hint="leave --threshold and --long split out",
+            )
         return report_of_entities(encoder, rows, live, tell)
     if read.regression:
         raise RequestError(f"{encoder.about.name} gives numbers, not labels", hint="leave --report out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,9 @@ def draw(report: Report, path: Path, title: str) -> None:
     shares = report.matrix / np.maximum(report.matrix.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     ticks = range(classes)
-    axes.set_xticks(ticks, names, rotation=90 if classes > 4 else 0, fontsize=points)
-    axes.set_yticks(ticks, names, fontsize=points)
+    # labels are plain text: a $ in one begins no formula
+    axes.set_xticks(ticks, names, rotation=90 if classes > 4 else 0, fontsize=points, parse_math=False)
+    axes.set_yticks(ticks, names, fontsize=points, parse_math=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xticks(np.arange(0.5, classes - 1), minor=True)
@@ -62,7 +64,7 @@ def draw(report: Report, path: Path, title: str) -> None:
     axes.tick_params(which="minor", length=0)
     axes.set_xlabel("predicted")
     axes.set_ylabel("in the data")
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title, fontsize=10, parse_math=False)
     for (row, column), count in np.ndenumerate(report.matrix):
         if count and (classes <= NUMBERED or row != column):  # of many classes, where they are confused
             axes.text(
@@ -77,7 +79,9 @@ def draw(report: Report, path: Path, title: str) -> None:
 def save(figure: Any, path: Path) -> None:
     draft = path.with_name(path.name + ".partial")
     try:
-        figure.savefig(draft, format="png")
+        with warnings.catch_warnings():  # of letters that the font lacks: they are drawn as boxes
+            warnings.simplefilter("ignore")
+            figure.savefig(draft, format="png")
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)

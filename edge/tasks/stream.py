@@ -125,10 +125,12 @@ def tokenized(
             try:
                 encoder.tokenize([rows[at].text])
             except PromptTooLong as error:
-                raise BadData(f"line {rows[at].line}: {error}", hint="shorten it or raise --ctx") from None
+                raise BadData(f"line {rows[at].line}: {error}", hint="shorten it") from None
         raise
     if not split:
         return full, [0] * len(full), tokens
+    if pairs is not None:
+        raise RequestError("pairs of texts are not read in windows", hint="leave --long split out")
     places: list[int] = []
     offsets: list[int] = []
     parts: list[Tokens] = []
