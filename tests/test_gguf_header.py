@@ -224,7 +224,9 @@ def assert_same(path: Path) -> None:
     for key, value in header.metadata.items():
         found = elements(path, key) if isinstance(value, Array) else value
         contents = fields[key].contents()
-        np.testing.assert_equal(found, tuple(contents) if isinstance(contents, list) else contents)
+        expected = tuple(contents) if isinstance(contents, list) else contents
+        if found != expected:  # NumPy takes seconds for a vocabulary, and knows that NaN equals NaN
+            np.testing.assert_equal(found, expected)
     assert header.data_offset == theirs.data_offset
     assert header.alignment == theirs.alignment
     for ours, other in zip(header.tensors, theirs.tensors, strict=True):
