@@ -43,9 +43,11 @@ def test_the_faster_form_is_taken_and_both_levels_are_named(out, monkeypatch, sl
     slowed(monkeypatch, slow)
     encoder = open_encoder(str(out / "tiny"), threads=1, sample=["a ferry", "left"])
     assert encoder.about.backend == chosen
-    assert "tiny-fp32 (ONNX)" in encoder.reason
-    assert "tiny-f32.gguf (GGUF)" in encoder.reason
-    assert "times as long" in encoder.reason
+    names = ("tiny-fp32 · ONNX fp32", "tiny-f32.gguf · GGUF f32")
+    assert encoder.reason.startswith(
+        f"{names[chosen == 'llama.cpp-cpu']}, 1 thread: fastest of 2 here (tiny-f"
+    )
+    assert encoder.reason.endswith(" times as long)")
     assert encoder.about.name == "tiny"
     (tokens,) = encoder.tokenize(["a"])
     assert encoder.run([tokens])[0].shape == (3,)
@@ -69,6 +71,38 @@ def test_what_was_measured_is_not_measured_again_until_a_file_changes(out, monke
     open_encoder(str(out), threads=1)
     assert len(measured) == 3
     assert len(json.loads(picks_file().read_text())) == 1
+
+
+def test_for_one_text_nothing_is_timed(out, monkeypatch):
+    monkeypatch.setattr(pick, "measure", lambda *given: pytest.fail("timed"))
+    loaded = []
+    real = pick.OnnxEncoder.__init__
+    monkeypatch.setattr(pick.OnnxEncoder, "__init__", lambda *given: loaded.append(1) or real(*given))
+    encoder = open_encoder(str(out), threads=1, sample=["a ferry"])
+    sizes = {"tiny-fp32": (out / "tiny-fp32" / "model.onnx").stat().st_size, "tiny-f32.gguf": 0}
+    sizes["tiny-f32.gguf"] = (out / "tiny-f32.gguf").stat().st_size
+    assert encoder.about.path.name == min(sizes, key=sizes.__getitem__)
+    assert "the smallest of 2, which are not timed for one text" in encoder.reason
+    assert len(loaded) == (encoder.about.backend == "onnxruntime-cpu")
+    assert not picks_file().exists()
+
+
+@pytest.mark.parametrize(("slow", "chosen"), [("onnx", "llama.cpp-cpu"), ("gguf", "onnxruntime-cpu")])
+def test_one_text_is_read_by_what_was_the_fastest_for_others(out, monkeypatch, slow, chosen):
+    slowed(monkeypatch, slow)
+    reason = open_encoder(str(out), threads=1, sample=["x" * 300] * 3).reason
+    monkeypatch.setattr(pick, "measure", lambda *given: pytest.fail("timed"))
+    encoder = open_encoder(str(out), threads=1, sample=["a ferry"])
+    assert (encoder.about.backend, encoder.reason) == (chosen, reason)
+
+
+def test_what_takes_far_longer_is_timed_once(out, monkeypatch):
+    runs = []
+    slowed(monkeypatch, "gguf", 0.3)
+    real = pick.GgufEncoder.run
+    monkeypatch.setattr(pick.GgufEncoder, "run", lambda self, batch: runs.append(1) or real(self, batch))
+    assert open_encoder(str(out), threads=1, sample=["a", "b"]).about.backend == "onnxruntime-cpu"
+    assert len(runs) == 2  # to warm up, and once
 
 
 def test_a_backend_that_is_asked_for_is_not_measured(out):

@@ -86,7 +86,8 @@ def command(
             first = list(islice(incoming, 1 if live else SAMPLE))
             if not first:
                 raise RequestError(f"{lines.name} has no rows", hint="give one with texts")
-        sample = [row.text for row in first]
+        # a slow source is taken to go on as it begins
+        sample = [row.text for row in first] * (SAMPLE if live else 1)
         encoder = open_encoder(ref, backend=backend, threads=threads, sample=sample)
         stack.enter_context(closing(encoder))
         refuse_others(encoder.about)

@@ -51,11 +51,9 @@ def say_cut(count: int, limit: int) -> None:
 
 
 def say_reason(encoder: object) -> None:
-    """Why this backend runs, to a person at the terminal."""
-    import sys
-
-    from edge.cli.output import is_terminal, printable
+    """Why this form of the model runs, on stderr."""
+    from edge.cli.output import printable
 
     reason = getattr(encoder, "reason", "")
-    if reason and is_terminal(sys.stderr):
+    if reason:
         click.echo(printable(reason), err=True)

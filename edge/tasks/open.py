@@ -22,7 +22,8 @@ def open_encoder(
              their names begin with: out/NAME where out/NAME-int8/ or out/NAME-f16.gguf is there
     backend  onnx or gguf, for that form only
     threads  by default one a core
-    sample   texts of the kind that will be read, by which several forms are timed
+    sample   texts of the kind that will be read, by which several forms are timed; a single one is taken for all
+             there is to read, and nothing is timed for it
 
     Raises ModelNotFound, RequestError for a model that has no such form or writes text, UnsafeFile for damaged files,
     EngineError where the backend refuses.

@@ -2,6 +2,9 @@
 
 Speed decides between forms that keep their labels: levels that cost more than half a point of accuracy (ONNX int4, GGUF
 below five bits a weight) are timed only among themselves, where no other is there. The reason names every level.
+
+For one text nothing is timed, which takes longer than the text: it is read by what was the fastest for other texts,
+else by the smallest form, which loads soonest.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from edge.machine.installed import installed
 from edge.onnx.encoder import OnnxEncoder
 from edge.store.records import name_it
 from edge.tasks.artifacts import Artifact
-from edge.tasks.encoder import Encoder
+from edge.tasks.encoder import Encoder, Tokens
 from edge.tasks.stream import batches
 
 FAITHFUL = (
@@ -36,8 +39,9 @@ FAITHFUL = (
     *("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0"),
     "",  # a file made elsewhere that does not say it
 )
-TEXTS, TOKENS, CHARACTERS = 64, 2048, 4096  # of a sample, and of a text of it
-ROUNDS, LEAST, SECONDS = 7, 3, 2.0  # one round suffices where three would take thrice the time
+TEXTS, TOKENS, CHARACTERS = 64, 1024, 4096  # of a sample, and of a text of it
+ROUNDS, LEAST, SECONDS = 7, 3, 1.0  # one round suffices where it takes that long
+FAR = 1.5  # times as long as the fastest: not timed again
 MOST_KEPT = 64
 SAMPLE = (
     "Operating profit rose to EUR 13.1 million from EUR 8.7 million a year before.",
@@ -80,13 +84,17 @@ def pick(
         if faithful and form not in faithful
     )
     forms = faithful or forms
-    if len(forms) == 1:
-        return told(load(forms[0]), Pick(forms[0].title, reason_of(forms[0].title, {}, lesser), lesser, {}))
-    key = key_of(forms, texts, threads)
-    seconds = remembered(key, [form.title for form in forms])
-    if seconds:
-        best = fastest(forms, seconds)
-        return told(load(best), decided(best, forms, seconds, lesser, len(texts)))
+    titles = [form.title for form in forms]
+    base = base_of(forms, threads)
+    one = len(texts) == 1
+    kind = "" if one else kind_of(texts)
+    seconds = remembered(base, kind, titles)
+    if one and len(forms) > 1 and not seconds:
+        smallest = min(forms, key=size_of)
+        return told(load(smallest), untimed(smallest, forms, lesser))
+    if len(forms) == 1 or seconds:
+        best = fastest(forms, seconds) if seconds else forms[0]
+        return told(load(best), decided(best, forms, seconds, lesser))
     loaded, failed = load_all(forms, load)
     try:
         same_model(name, list(loaded.values()))
@@ -100,8 +108,8 @@ def pick(
         if form != best:
             encoder.close()
     if not failed:
-        remember(key, seconds)
-    return told(loaded[best], decided(best, list(loaded), seconds, (*failed, *lesser), len(texts)))
+        remember(f"{base} {kind}", seconds)
+    return told(loaded[best], decided(best, list(loaded), seconds, (*failed, *lesser)))
 
 
 def load_all(
@@ -140,7 +148,10 @@ def same_model(name: str, encoders: Sequence[Encoder]) -> None:
 
 
 def measure(encoders: Mapping[str, Encoder], texts: Sequence[str]) -> dict[str, float]:
-    """Median seconds for the texts, by title: batches as in use, a round of all after the other, one to warm up."""
+    """Median seconds for the texts, by title: batches and workers as in use, one form after the other in each round.
+
+    A form that took FAR times as long as the fastest is timed no more.
+    """
     lengths = [len(one.ids) for one in next(iter(encoders.values())).tokenize(texts)]
     count = max(1, sum(total <= TOKENS for total in accumulate(lengths)))  # the same texts for all of them
     groups = list(batches(lengths[:count]))
@@ -149,17 +160,30 @@ def measure(encoders: Mapping[str, Encoder], texts: Sequence[str]) -> dict[str, 
         tokens = encoder.tokenize(texts[:count])
         work[title] = [[tokens[at] for at in group] for group in groups]
     times: dict[str, list[float]] = {title: [] for title in encoders}
-    started = perf_counter()
-    for round_ in range(ROUNDS + 1):
-        for title, encoder in encoders.items():
-            before = perf_counter()
-            with ThreadPoolExecutor(encoder.about.workers) as pool:
-                deque(pool.map(encoder.run, work[title]), maxlen=0)
-            times[title].append(perf_counter() - before)
-        spent = perf_counter() - started
-        if (round_ >= LEAST and spent > SECONDS) or (round_ and spent > 3 * SECONDS):
-            break
-    return {title: median(found[1:]) for title, found in times.items()}
+    pools = {title: ThreadPoolExecutor(encoder.about.workers) for title, encoder in encoders.items()}
+    left, started = list(encoders), perf_counter()
+    try:
+        for title, encoder in encoders.items():  # each worker once, for what it makes when first needed
+            spread(pools[title], encoder, [work[title][-1][:1]] * encoder.about.workers)
+        for round_ in range(1, ROUNDS + 1):
+            for title in left:
+                before = perf_counter()
+                spread(pools[title], encoders[title], work[title])
+                times[title].append(perf_counter() - before)
+            least = min(min(times[title]) for title in left)
+            left = [title for title in left if min(times[title]) <= FAR * least]
+            spent = perf_counter() - started
+            if len(left) == 1 or (round_ >= LEAST and spent > SECONDS) or spent > 2 * SECONDS:
+                break
+    finally:
+        for pool in pools.values():
+            pool.shutdown(cancel_futures=True)
+    return {title: median(found) for title, found in times.items()}
+
+
+def spread(pool: ThreadPoolExecutor, encoder: Encoder, work: Sequence[Sequence[Tokens]]) -> None:
+    """Run batches on an encoder's workers. Raises what it raises."""
+    deque(pool.map(encoder.run, work), maxlen=0)
 
 
 def fastest(forms: Sequence[Artifact], seconds: Mapping[str, float]) -> Artifact:
@@ -167,33 +191,42 @@ def fastest(forms: Sequence[Artifact], seconds: Mapping[str, float]) -> Artifact
 
 
 def decided(
-    best: Artifact,
-    forms: Sequence[Artifact],
-    seconds: Mapping[str, float],
-    left_out: Sequence[Rejected],
-    texts: int,
+    best: Artifact, forms: Sequence[Artifact], seconds: Mapping[str, float], left_out: Sequence[Rejected]
 ) -> Pick:
-    """The choice in words: every form's figure, the chosen one's first."""
+    """The choice by what was measured: every form's figure beside the chosen one's."""
     slower = sorted((form for form in forms if form != best), key=lambda form: seconds[form.title])
-    ratio = {form.title: seconds[form.title] / seconds[best.title] for form in slower}
-    rejected = [Rejected(title, f"takes {factor:.2f} times as long") for title, factor in ratio.items()]
-    return Pick(best.title, reason_of(best.title, ratio, left_out), (*rejected, *left_out), {**seconds})
+    ratio = {form: seconds[form.title] / seconds[best.title] for form in slower}
+    rejected = [Rejected(form.title, f"takes {factor:.2f} times as long") for form, factor in ratio.items()]
+    figures = ", ".join(f"{form.title} takes {factor:.2f} times as long" for form, factor in ratio.items())
+    why = f"fastest of {len(forms)} here ({figures})" if figures else "the only one that keeps its labels"
+    return Pick(best.title, reason_of(why, left_out), (*rejected, *left_out), {**seconds})
 
 
-def reason_of(title: str, ratio: Mapping[str, float], left_out: Sequence[Rejected]) -> str:
+def untimed(best: Artifact, forms: Sequence[Artifact], left_out: Sequence[Rejected]) -> Pick:
+    """The choice for one text."""
+    others = [Rejected(form.title, "is larger") for form in forms if form != best]
+    why = f"the smallest of {len(forms)}, which are not timed for one text"
+    return Pick(best.title, reason_of(why, left_out), (*others, *left_out), {})
+
+
+def reason_of(why: str, left_out: Sequence[Rejected]) -> str:
     """One line for people."""
-    measured = ", ".join(f"{other} takes {factor:.2f} times as long" for other, factor in ratio.items())
-    others = "; ".join(f"{one.choice} left out: {one.reason}" for one in left_out)
-    return f"{title}: {'; '.join(filter(None, (measured, others)))}"
+    return "; ".join([why, *(f"{one.choice} left out: {one.reason}" for one in left_out)])
 
 
 def told(encoder: OnnxEncoder | GgufEncoder, found: Pick) -> Encoder:
-    encoder.reason = found.reason
+    """The encoder with the reason, which begins with what runs and how."""
+    about = encoder.about
+    threads = "1 thread" if about.workers == 1 else f"{about.workers} threads"
+    form = "ONNX" if isinstance(encoder, OnnxEncoder) else "GGUF"
+    encoder.reason = (
+        f"{about.path.name} · {' '.join(filter(None, (form, about.level)))}, {threads}: {found.reason}"
+    )
     return encoder
 
 
-def key_of(forms: Sequence[Artifact], texts: Sequence[str], threads: int | None) -> str:
-    """All that the times depend on: the files, the backends' versions, the CPU, threads, how long the texts are."""
+def base_of(forms: Sequence[Artifact], threads: int | None) -> str:
+    """A hash of what the times depend on but for the texts: the files, the backends' versions, the CPU, threads."""
     build, cpu = installed(), host().cpu
     known: dict[str, Any] = {
         "files": [
@@ -204,10 +237,18 @@ def key_of(forms: Sequence[Artifact], texts: Sequence[str], threads: int | None)
         "versions": [build.onnxruntime, build.llama_cpp],
         "cpu": asdict(cpu),
         "threads": threads,
-        "length": round(math.log2(median(map(len, texts)))),
-        "texts": min(len(texts), 8),  # a full batch costs less a text than one alone
     }
     return hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def kind_of(texts: Sequence[str]) -> str:
+    """Texts of about a length, in powers of two, and how many: a full batch costs less a text than one alone."""
+    return f"{round(math.log2(median(map(len, texts))))} {min(len(texts), 8)}"
+
+
+def size_of(form: Artifact) -> int:
+    """Bytes of a form's weights."""
+    return sum(file.stat().st_size for file in files_of(form))
 
 
 def files_of(form: Artifact) -> list[Path]:
@@ -218,19 +259,21 @@ def files_of(form: Artifact) -> list[Path]:
     return [path]
 
 
-def remembered(key: str, titles: Sequence[str]) -> dict[str, float]:
-    """Seconds by title as measured before, empty where they were not."""
-    found = picks().get(key)
-    if isinstance(found, dict) and all(
-        isinstance(value := found.get(title), float) and 0 < value < math.inf for title in titles
-    ):
-        return {title: found[title] for title in titles}
+def remembered(base: str, kind: str, titles: Sequence[str]) -> dict[str, float]:
+    """Seconds by title as measured before, for this kind of texts or, without one, for the last; empty if never."""
+    for key, found in reversed(picks().items()):
+        if (key == f"{base} {kind}" if kind else key.startswith(base)) and isinstance(found, dict):
+            values = [found.get(title) for title in titles]
+            if all(isinstance(value, float) and 0 < value < math.inf for value in values):
+                return {title: found[title] for title in titles}
     return {}
 
 
 def remember(key: str, seconds: Mapping[str, float]) -> None:
     """Keep what was measured, atomically; where the disk refuses, it is measured again."""
-    kept = {**picks(), key: dict(seconds)}
+    kept = picks()
+    kept.pop(key, None)
+    kept[key] = dict(seconds)
     newest = dict(list(kept.items())[-MOST_KEPT:])
     path = picks_file()
     draft = path.with_name(f"{path.name}.partial")
