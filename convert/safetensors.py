@@ -10,6 +10,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import shutil
 import stat
 import struct
@@ -35,6 +36,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 MAX_HEADER = 100_000_000  # bytes, as in tensor.rs
 MAX_VALUES = 1 << 20  # commas and brackets of a JSON text: bounds the memory its values take
 MAX_DIMS = 8
+HALF = re.compile(r"\\u[dD][89a-fA-F]")
 MAX_NAME = 255  # bytes
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -203,7 +205,19 @@ def json_object(text: bytes, what: str) -> dict[str, Any]:
         raise bad(f"{what} is nested too deeply") from None
     if not isinstance(found, dict):
         raise bad(f"{what} is not a JSON object")
+    if halved(text.decode(), found):
+        raise bad(f"{what} holds half of a character")
     return found
+
+
+def halved(text: str, found: Any) -> bool:
+    """Whether the values of a JSON text hold half of a character, as "\\ud800" alone is: no file could hold it."""
+    try:
+        if HALF.search(text):
+            json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

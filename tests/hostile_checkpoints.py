@@ -264,7 +264,7 @@ def name_with_zero() -> bytes:
     return safetensors({"a\0b": entry()})
 
 
-@file("not a name")
+@file("half of a character")
 def name_half_a_character() -> bytes:
     """A lone surrogate is legal JSON and cannot be encoded: writing or printing it raises."""
     return safetensors({"\ud800": entry()})
@@ -463,6 +463,12 @@ def config_cut(path: Path) -> None:
 def config_a_list(path: Path) -> None:
     """A getter that trusts the type."""
     single(path, b"[]")
+
+
+@folder("half of a character")
+def config_half_a_character(path: Path) -> None:
+    """A label that no file and no terminal could hold."""
+    single(path, rb'{"id2label": {"0": "bad\ud800"}}')
 
 
 @folder("the key 'hidden_size' twice")

@@ -83,3 +83,17 @@ def test_a_family_without_a_gguf_form_is_told_of_onnx(tmp_path, capsys):
     assert run(["convert", str(source), "--out", str(tmp_path / "out")]) == 1
     assert "--to onnx" in capsys.readouterr().err
     assert run(["convert", str(source), "--to", "onnx", "--out", str(tmp_path / "out")]) == 0
+
+
+def test_show_believes_the_certificate_of_a_model_whose_weights_lie_beside_its_graph(tmp_path, capsys):
+    decoder = tiny_checkpoints.write("llama-tied", tmp_path / "decoder")
+    assert run(["convert", str(decoder), "--to", "onnx", "--out", str(tmp_path)]) == 0
+    folder = tmp_path / "decoder-int8"
+    assert (folder / "model.onnx.data").is_file()
+    capsys.readouterr()
+    assert run(["show", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["certificate"]["comparison"]["logit_error"] < 0.5
+    with (folder / "model.onnx.data").open("ab") as file:
+        file.write(b"more")
+    assert run(["show", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["certificate"] is None

@@ -101,7 +101,7 @@ def test_a_padding_token_that_is_there_already(tmp_path):
     refused(written(tmp_path, tokenizer), r"'\[PAD299\]' stands twice")
 
 
-@pytest.mark.parametrize("text", ['{"model": ', "[" * 100_000, "[1]", '{"a": 1}', ""])
+@pytest.mark.parametrize("text", ['{"model": ', "[" * 100_000, "[1]", '{"a": 1}', "", r'{"a": "\ud800"}'])
 def test_what_is_no_tokenizer_json(tmp_path, text):
     refused(written(tmp_path, text), "tokenizer.json")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from edge.errors import ConversionError
 
+from ..safetensors import halved
 from . import sentencepiece
 
 LARGEST = 64 << 20  # bytes; Gemma 3's tokenizer.json, the largest known, has 33 MB
@@ -108,6 +109,8 @@ def parse(text: str, name: str) -> dict[str, Any]:
         ) from error
     if not isinstance(value, dict):
         raise ConversionError(f"{name} is not a JSON object", hint="download the checkpoint again")
+    if halved(text, value):
+        raise ConversionError(f"{name} holds half of a character", hint="download the checkpoint again")
     return value
 
 

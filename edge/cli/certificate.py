@@ -49,12 +49,14 @@ def certificate_of(model: Model, metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def of_folder(folder: Path) -> dict[str, Any]:
-    """The same of an ONNX folder: its certificate is of its graph, whose length and name it gives."""
+    """The same of an ONNX folder: its certificate gives its graph's name, and the length of that and its data."""
     path = folder / onnx_folder.CERTIFICATE
     if not os.path.lexists(path):
         return {"certificate": None, "certificate_note": ""}
-    found, graph = read(path), folder / onnx_folder.GRAPH
-    if found and found["file"] == graph.name and graph.is_file() and found["bytes"] == graph.stat().st_size:
+    found = read(path)
+    weights = [folder / name for name in (onnx_folder.GRAPH, onnx_folder.DATA)]
+    length = sum(file.stat().st_size for file in weights if file.is_file())
+    if found and found["file"] == onnx_folder.GRAPH and found["bytes"] == length:
         return {"certificate": found, "certificate_note": ""}
     return {"certificate": None, "certificate_note": NOT_ITS}
 
