@@ -23,7 +23,7 @@ chat: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist loadfile
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
