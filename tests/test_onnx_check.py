@@ -169,7 +169,7 @@ def test_what_need_not_end_is_refused(written):
 
 def test_a_weight_of_a_million_axes_is_refused_at_once(written):
     many = TensorProto(name="w", data_type=FLOAT, dims=[1 << 62] * 1_000_000)
-    with pytest.raises(BadONNX, match="1,000,000 axes"):
+    with pytest.raises(BadONNX, match="more than 64 axes"):
         check(written(model_of(weights=[many])))
 
 

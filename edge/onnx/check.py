@@ -198,6 +198,9 @@ def tensor(found: Check, span: Span) -> str:
     typed, external, entries = 0, 0, []
     for number, kind, value, place in wire.fields(span, "a weight"):
         if number == 1:
+            # the product of a million sizes would take hours
+            if len(shape) >= MOST_AXES or place[1] - place[0] > 10 * MOST_AXES:
+                raise bad(f"it has a weight of more than {MOST_AXES} axes")
             shape += wire.numbers(kind, value, place, "a weight")
         elif number == 2:
             kind_of = value
@@ -216,8 +219,6 @@ def tensor(found: Check, span: Span) -> str:
         elif number == 14:
             external = value
     what = f"the weight {name[:60]!r}"
-    if len(shape) > MOST_AXES:  # the product of a million sizes would take hours
-        raise bad(f"{what} has {len(shape):,} axes")
     count = math.prod(shape)
     if kind_of not in BITS and kind_of != TEXT:
         raise bad(f"{what} has elements of type {kind_of}, which ONNX does not have")
