@@ -126,15 +126,12 @@ def opened(folder: Path, work: Mapping[str, Any]) -> Iterator[Drafts]:
 
 
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path, hint: str = "run it again when that is mended: it goes on") -> Iterator[None]:
     """What the disk refuses, as a StoreError."""
     try:
         yield
     except OSError as error:
-        raise StoreError(
-            f"{folder} cannot be written: {error.strerror}",
-            hint="run it again when that is mended: it goes on",
-        ) from None
+        raise StoreError(f"{folder} cannot be written: {error.strerror}", hint=hint) from None
 
 
 def reserve(folder: Path, needed: int) -> None:

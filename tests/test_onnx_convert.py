@@ -1,8 +1,10 @@
 """`edge.convert.onnx`: folders of a checkpoint at every level, proven, or none at all."""
 
 import json
+import resource
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -20,6 +22,7 @@ from edge.convert.safetensors import Writer
 from edge.errors import ConversionError, RequestError, StoreError, UnsafeFile
 from edge.onnx.session import Session
 
+LOSSY = ["int8w", "int4"]
 TEXTS = [([2, 9, 8, 7, 60, 3], [0] * 6), ([2, 40, 3], [0] * 3), ([2, *range(50, 70), 3], [0] * 22)]
 
 
@@ -243,14 +246,49 @@ def test_levels_are_compared_on_a_text_of_the_user_s(source, tmp_path):
     assert (first.text, first.lines, first.beside) == ("lines.txt", 60, "fp32")
     assert 0.9 <= first.share <= second.share == 1
     vectors = sentence_transformer(tmp_path / "vectors", "mean_tokens")
-    (one,) = convert(vectors, ["int4"], tmp_path, agreement=text)
+    one, _ = convert(vectors, ["int4", "int8w"], tmp_path, agreement=text)
     assert one.certificate.agreement.mean_cosine == pytest.approx(1)
-    text.write_text("")
-    with pytest.raises(RequestError, match="0 lines"):
-        convert(source, ["fp16"], tmp_path, agreement=text)
-    text.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(StoreError, match="cannot be read as text"):
-        convert(source, ["fp16"], tmp_path, agreement=text)
+
+
+def test_one_score_is_compared_by_its_size_for_it_is_always_the_likeliest(tmp_path):
+    source = tiny_checkpoints.write("bert-cross-encoder", tmp_path / "one")
+    text = tmp_path / "lines.txt"
+    text.write_text("a word\nsome other words\n")
+    _, coarse = (one.certificate.agreement for one in convert(source, LOSSY, tmp_path, agreement=text))
+    assert coarse.share is None
+    assert 0 < coarse.score_error < 1
+
+
+def test_texts_that_levels_cannot_be_compared_on(source, tmp_path):
+    text = tmp_path / "lines.txt"
+    for content, error, said in (
+        (b"", RequestError, "0 lines"),
+        (b"a\n" * (certificate.MOST_LINES + 1), RequestError, "5,001 lines"),
+        (b"\xff\xfe\x00", StoreError, "not UTF-8 text at byte 0"),
+    ):
+        text.write_bytes(content)
+        with pytest.raises(error, match=said):
+            convert(source, LOSSY, tmp_path, agreement=text)
+    with pytest.raises(RequestError, match="larger than 16 MiB"):  # without reading it whole: it has no end
+        convert(source, LOSSY, tmp_path, agreement=Path("/dev/zero"))
+    with pytest.raises(StoreError, match="cannot be read: Is a directory"):
+        convert(source, LOSSY, tmp_path, agreement=tmp_path)
+    with pytest.raises(RequestError, match="there is one"):
+        convert(source, ["int8"], tmp_path, agreement=text)
+
+
+def test_a_disk_that_fills_up_while_texts_are_written_is_a_store_error(tmp_path):
+    source = tiny_checkpoints.write("bert-classifier", tmp_path / "model")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "note": "x" * (4 << 20)}))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, before[1]))
+    try:
+        with pytest.raises(StoreError, match="File too large"):
+            convert(source, ["fp32"], tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_sizes_are_those_of_the_weights_without_writing(source, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .. import numpy_ops, proof
 from ..understood import Understood
 from . import computed
 from .computed import Text
+from .folder import weights_bytes
 from .model import several_types
 from .tokenizer_json import Words
 
@@ -35,7 +36,8 @@ class Agreement:
     """How two levels answer a text of the user's, line by line.
 
     share  of the lines, or of their tokens where each has a label, with the same likeliest label;
-    cosine of the lines' embeddings, the least and the mean
+    cosine of the lines' embeddings, the least and the mean;
+    score_error  where the model gives one score: the greatest difference over the greatest score
     """
 
     text: str
@@ -44,6 +46,7 @@ class Agreement:
     share: float | None = None
     least_cosine: float | None = None
     mean_cosine: float | None = None
+    score_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,41 +101,53 @@ def certify(
     single = [computed.run(session, [text])[0] for text in texts]
     comparison = proof.compare(computed.together(single), reference)
     padded = padded_error(single, computed.run(session, texts))
-    bound = EXACT.get(level)
-    if bound is not None:
-        wrong = proof.beyond(comparison, bound, many=False)
+    if level in EXACT:
+        wrong = proof.beyond(comparison, EXACT[level], many=False)
         if not padded <= PADDED:
             wrong.append(f"padded texts differ by {padded:.3g}")
-        if wrong:
-            raise ConversionError(
-                f"the {level} graph does not compute what its source does: {', '.join(wrong)}",
-                hint="this is a bug, or a model that only looks like its family",
-            )
+        refuse(level, wrong)
+    return of_folder(folder, level, types, reference, comparison, padded_error=padded)
+
+
+def refuse(level: str, wrong: Sequence[str]) -> None:
+    """Raise ConversionError where a graph that keeps every weight is wrong in anything."""
+    if wrong:
+        raise ConversionError(
+            f"the {level} graph does not compute what its source does: {', '.join(wrong)}",
+            hint="this is a bug, or a model that only looks like its family",
+        )
+
+
+def of_folder(
+    folder: Path,
+    level: str,
+    types: Mapping[str, str],
+    reference: proof.Reference,
+    comparison: proof.Comparison,
+    **errors: float,
+) -> Certificate:
+    """The certificate of what a folder holds; `errors` are its own fields."""
     data = folder / DATA
     return Certificate(
         file=GRAPH,
         level=level,
-        bytes=sum(path.stat().st_size for path in (folder / GRAPH, data) if path.exists()),
+        bytes=weights_bytes(folder),
         sha256=digest(folder / GRAPH, lambda step: None),
         source=reference.source,
         tools=tools(),
         tokenizer=reference.tokenizer,
         tensor_types=dict(types),
         comparison=comparison,
-        padded_error=padded,
         data_sha256=digest(data, lambda step: None) if data.exists() else None,
+        **errors,
     )
 
 
 def padded_error(single: Sequence[computed.Result], padded: Sequence[computed.Result]) -> float:
     """The greatest difference, relative to the greatest value, of any output."""
-    pairs = [(computed.together(single), computed.together(padded))]
-    return max(
-        proof.error(getattr(theirs, name), getattr(ours, name))
-        for ours, theirs in pairs
-        for name in ("hidden", "logits", "pooled")
-        if getattr(ours, name) is not None and getattr(ours, name).size
-    )
+    ours, theirs = computed.together(single), computed.together(padded)
+    outputs = [(getattr(theirs, name), getattr(ours, name)) for name in ("hidden", "logits", "pooled")]
+    return max(proof.error(found, wanted) for found, wanted in outputs if wanted is not None and wanted.size)
 
 
 def tools() -> dict[str, str]:
@@ -145,11 +160,16 @@ def tools() -> dict[str, str]:
 def lines_of(path: Path) -> list[str]:
     """The lines of a text that levels are compared on. Raises StoreError, and RequestError for none or too many."""
     try:
-        data = path.read_bytes()[: MOST_BYTES + 1]
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise RequestError(f"{path.name} is larger than {MOST_BYTES >> 20} MiB", hint="give fewer lines")
         lines = [line.strip() for line in data.decode("utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} cannot be read as text: {error}") from None
-    if not lines or len(lines) > MOST_LINES or len(data) > MOST_BYTES:
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path} is not UTF-8 text at byte {error.start}") from None
+    if not 1 <= len(lines) <= MOST_LINES:
         raise RequestError(
             f"{path.name} has {len(lines):,} lines of text", hint=f"give from 1 to {MOST_LINES:,}"
         )
@@ -158,12 +178,15 @@ def lines_of(path: Path) -> list[str]:
 
 def agreement(name: str, beside: str, theirs: Sequence[Array], ours: Sequence[Array], task: str) -> Agreement:
     """How the answers of a level agree with those of the level `beside`, text by text."""
+    found = Agreement(name, len(ours), beside)
     if task == "embedding":
         rows = [
             (np.atleast_2d(x).mean(axis=0), np.atleast_2d(y).mean(axis=0))
             for x, y in zip(theirs, ours, strict=True)
         ]
         cosines = [float(x @ y / (np.linalg.norm(x) * np.linalg.norm(y))) for x, y in rows]
-        return Agreement(name, len(ours), beside, None, min(cosines), float(np.mean(cosines)))
+        return replace(found, least_cosine=min(cosines), mean_cosine=float(np.mean(cosines)))
+    if ours[0].shape[-1] == 1:
+        return replace(found, score_error=proof.error(np.concatenate(theirs), np.concatenate(ours)))
     same = [np.ravel(x.argmax(axis=-1) == y.argmax(axis=-1)) for x, y in zip(theirs, ours, strict=True)]
-    return Agreement(name, len(ours), beside, float(np.concatenate(same).mean()))
+    return replace(found, share=float(np.concatenate(same).mean()))

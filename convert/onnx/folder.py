@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from edge.errors import StoreError
-from edge.onnx_folder import CERTIFICATE, CONFIG, TOKENIZER
+from edge.onnx_folder import CERTIFICATE, CONFIG, DATA, GRAPH, TOKENIZER
 
 from .. import drafts
 from ..understood import Understood
@@ -57,9 +57,7 @@ def check_free(targets: Sequence[Path]) -> None:
             raise StoreError(f"{path} is there already", hint="remove it, or choose --name or --out")
 
 
-def describe(
-    model: Understood, level: str, words: Words, most: int, decoder: Mapping[str, Any]
-) -> dict[str, Any]:
+def describe(model: Understood, level: str, most: int, decoder: Mapping[str, Any]) -> dict[str, Any]:
     """config.json: the checkpoint's, without what names code, and what this folder is, as edge/onnx_folder.py says.
 
     `decoder` is what a decoder says of itself beside the level, empty for others.
@@ -112,12 +110,11 @@ def sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path) -> AbstractContextManager[None]:
     """What the disk refuses, as a StoreError."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"{folder} cannot be written: {error.strerror}", hint="free space, or choose another --out"
-        ) from None
+    return drafts.disk_errors(folder, hint="free space, or choose another --out")
+
+
+def weights_bytes(folder: Path) -> int:
+    """The bytes of model.onnx and model.onnx.data."""
+    return sum(path.stat().st_size for path in (folder / GRAPH, folder / DATA) if path.exists())

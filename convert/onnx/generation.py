@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from edge.errors import ConversionError, EngineError
 from edge.onnx.session import Session
-from edge.onnx_folder import DATA, GRAPH
-from edge.store.content import digest
+from edge.onnx_folder import GRAPH
 
 from .. import numpy_ops, proof, tokenizer
 from ..computed import Outputs
@@ -20,7 +19,7 @@ from ..tokenizer.specials import KEYS
 from ..tokenizer.trial import loaded
 from ..understood import Understood
 from . import computed
-from .certificate import EXACT, Certificate, tools
+from .certificate import EXACT, Certificate, of_folder, refuse
 from .decoder import context_of
 from .decoder_ops import IDS, PAST, past_and_present
 from .model import LOGITS
@@ -110,30 +109,12 @@ def certify(
     theirs = Outputs(np.empty((0, 0)), single, None)
     comparison = proof.compare(theirs, reference)
     difference = max(proof.error(one[-1], whole[-1]) for one in (single, pieces))
-    bound = EXACT.get(level)
-    if bound is not None:
-        wrong = proof.beyond(comparison, bound, many=False)
-        if not difference <= bound:
+    if level in EXACT:
+        wrong = proof.beyond(comparison, EXACT[level], many=False)
+        if not difference <= EXACT[level]:
             wrong.append(f"prefill in pieces differs by {difference:.3g}")
-        if wrong:
-            raise ConversionError(
-                f"the {level} graph does not compute what its source does: {', '.join(wrong)}",
-                hint="this is a bug, or a model that only looks like its family",
-            )
-    data = folder / DATA
-    return Certificate(
-        file=GRAPH,
-        level=level,
-        bytes=sum(path.stat().st_size for path in (folder / GRAPH, data) if path.exists()),
-        sha256=digest(folder / GRAPH, lambda step: None),
-        source=reference.source,
-        tools=tools(),
-        tokenizer=reference.tokenizer,
-        tensor_types=dict(types),
-        comparison=comparison,
-        pieces_error=difference,
-        data_sha256=digest(data, lambda step: None) if data.exists() else None,
-    )
+        refuse(level, wrong)
+    return of_folder(folder, level, types, reference, comparison, pieces_error=difference)
 
 
 def continued(session: Session, config: Any, pieces: Sequence[Array]) -> Array:

@@ -25,8 +25,8 @@ from edge.tasks.head import HeadedEncoder, LinearHead
 
 from .. import proof
 from ..drafts import reserve
-from .certificate import Certificate, tools
-from .folder import check_free, disk_errors, draft, name_it, put, write_certificate
+from .certificate import Certificate, of_folder
+from .folder import check_free, disk_errors, draft, name_it, put, weights_bytes, write_certificate
 from .model import EMBEDDING, LOGITS
 
 BOUND = 1e-5  # most that logits may be off, relative to the greatest: the encoder's part is the very same
@@ -153,26 +153,21 @@ def certified(path: Path, folder: Path, head: LinearHead, source: OnnxFolder, na
             hint="this is a bug",
         )
     encoder = encoder_certificate(source.path / CERTIFICATE)
-    data = folder / DATA
-    return Certificate(
-        file=GRAPH,
-        level=source.level,
-        bytes=weights_bytes(folder),
-        sha256=digest(folder / GRAPH, lambda step: None),
-        source={
-            file: digest(path / file, lambda step: None)
-            for file in (heads.HEAD, heads.WEIGHTS, f"{heads.ENCODER}/{source.graph.name}")
-        },
-        tools=tools(),
+    files = (heads.HEAD, heads.WEIGHTS, f"{heads.ENCODER}/{source.graph.name}")
+    made_of = proof.Reference(
+        source={file: digest(path / file, lambda step: None) for file in files},
         tokenizer=encoder.get("tokenizer", {}),
-        tensor_types={**encoder.get("tensor_types", {}), WEIGHT: "F32", BIAS: "F32"},
-        comparison=proof.Comparison(
-            tokens=tokens,
-            logit_error=error,
-            top1_agreement=float((theirs.argmax(axis=1) == reference.argmax(axis=1)).mean()),
-        ),
-        padded_error=proof.error(padded, theirs),
-        data_sha256=digest(data, lambda step: None) if data.exists() else None,
+        ids=np.empty(0),
+        logits=reference,
+    )
+    comparison = proof.Comparison(
+        tokens=tokens,
+        logit_error=error,
+        top1_agreement=float((theirs.argmax(axis=1) == reference.argmax(axis=1)).mean()),
+    )
+    types = {**encoder.get("tensor_types", {}), WEIGHT: "float32", BIAS: "float32"}
+    return of_folder(
+        folder, source.level, types, made_of, comparison, padded_error=proof.error(padded, theirs)
     )
 
 
@@ -189,8 +184,3 @@ def encoder_certificate(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def weights_bytes(folder: Path) -> int:
-    """The bytes of model.onnx and model.onnx.data."""
-    return sum(path.stat().st_size for path in folder.glob(f"{GRAPH}*"))

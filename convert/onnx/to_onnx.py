@@ -23,7 +23,16 @@ from . import certificate as certificates
 from . import computed, generation, graph, tokenizer_json
 from .certificate import Certificate
 from .decoder import check_family, decoder
-from .folder import check_free, describe, disk_errors, draft, name_it, write_certificate, write_texts
+from .folder import (
+    check_free,
+    describe,
+    disk_errors,
+    draft,
+    name_it,
+    weights_bytes,
+    write_certificate,
+    write_texts,
+)
 from .graph import Graph
 from .levels import check_levels
 from .model import encoder
@@ -81,6 +90,10 @@ def convert(
         raise RequestError(
             "without certificates nothing says how levels agree", hint="leave one of the two out"
         )
+    if agreement and len(wanted) < 2:
+        raise RequestError(
+            "--agreement compares levels, and there is one", hint="name several, as --level fp32,int8"
+        )
     targets = [out / f"{title_of(path, name)}-{level}" for level in wanted]
     check_free(targets)
     lines = certificates.lines_of(agreement) if agreement else []
@@ -109,7 +122,8 @@ def convert(
             started = perf_counter()
             # A decoder's weights are mapped: ONNX Runtime holds what is in model.onnx twice while it loads
             write(graphs[level], folder, level, report, 0 if decodes else largest)
-            write_texts(folder, describe(model, level, words, most, said), words)
+            with disk_errors(out):
+                write_texts(folder, describe(model, level, most, said), words)
             seconds[level] = perf_counter() - started
         proofs = prove_all(model, words, most, graphs, folders, report) if prove else {}
         if agreement:
@@ -248,8 +262,3 @@ def agreed(
         )
         for level, proof in proofs.items()
     }
-
-
-def weights_bytes(folder: Path) -> int:
-    """The bytes of model.onnx and model.onnx.data."""
-    return sum(path.stat().st_size for path in folder.glob(f"{GRAPH}*"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,6 @@ def read(folder: Path, vocabulary: int, architecture: str) -> Words:
         described, followed = found.tokenizer_json, found.followed
     elif found.vocab_txt is not None:
         described = wordpiece.from_vocab_txt(found.vocab_txt, found.settings, found.specials)
-        described["post_processor"]["pair"] = pair(described["post_processor"]["single"])
         followed = ("vocab.txt", *found.followed)
     elif found.sentencepiece is not None:
         described = sentencepiece_json.tokenizer_json(
@@ -78,11 +77,3 @@ def read(folder: Path, vocabulary: int, architecture: str) -> Words:
     said = found.settings.get("model_max_length")
     reads = int(said) if isinstance(said, int | float) and 0 < said <= SANE else 0
     return Words(text, tokenizer, followed, reads, found.notes)
-
-
-def pair(single: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Two texts in BERT's manner, [CLS] A [SEP] B [SEP], the second of type 1, from what stands around one."""
-    first, _, end = single
-    second = {"SpecialToken": {**end["SpecialToken"], "type_id": 1}}
-    texts = [{"Sequence": {"id": name, "type_id": kind}} for kind, name in enumerate("AB")]
-    return [dict(first), texts[0], dict(end), texts[1], second]

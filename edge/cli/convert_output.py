@@ -138,9 +138,11 @@ def exported(one: Exported) -> str:
 
 
 def agreement(found: Agreement) -> str:
-    """The share of equal answers, or cosines of embeddings."""
+    """The share of equal answers, the difference of scores, or cosines of embeddings."""
     if found.share is not None:
         return f"{found.share:.2%} the same label"
+    if found.score_error is not None:
+        return f"scores within {found.score_error:.2g} of the greatest"
     return f"cosine at least {found.least_cosine:.5f}, {found.mean_cosine:.5f} on the mean"
 
 
