@@ -39,10 +39,10 @@ def test_hostile_file_is_refused(name: str, tmp_path: Path) -> None:
     builder, refusal = HOSTILE[name]
     path = write(tmp_path, builder())
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(BadGGUF) as caught:
         read(path)
-    seconds, (_, peak) = time.perf_counter() - began, tracemalloc.get_traced_memory()
+    seconds, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert refusal in str(caught.value)
     assert caught.value.exit_code == 3
@@ -63,10 +63,10 @@ def test_the_costliest_header_within_the_limits_stays_bounded(tmp_path: Path) ->
     """As many strings as are allowed, then a lie: no refusal takes longer than this one."""
     strings = array("tokens", STRING, 1 << 21, bytes(8 << 21))
     path = write(tmp_path, hostile.gguf([LLAMA, strings, array("more", STRING, 1, string(""))]))
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(BadGGUF, match="2097153"):
         read(path)
-    assert time.perf_counter() - began < 3
+    assert time.process_time() - began < 3
 
 
 def test_a_sparse_terabyte_is_refused_without_reading_it(tmp_path: Path) -> None:
@@ -290,14 +290,14 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def refused_or_read(path: Path) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         header = read(path)
         header.layers, header.quantization, header.chat_template, header.split_count  # noqa: B018
         header.per_layer("{arch}.attention.head_count_kv")
     except BadGGUF:
         pass
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 @random_files
@@ -337,9 +337,9 @@ def test_noise_after_the_magic(content: bytes, tmp_path: Path) -> None:
 
 @pytest.mark.model
 def test_default_model(default_model: Path) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     header = read(default_model)
-    assert time.perf_counter() - began < 0.5  # 25 ms on an idle laptop; a loaded test machine gets room
+    assert time.process_time() - began < 0.5  # 25 ms on an idle laptop
     assert (header.architecture, header.layers, header.quantization) == ("llama", 30, "Q4_1")
     assert header.parameters == 134_515_008
     assert header.bytes_by_type == {"Q4_1": 66_355_200, "Q8_0": 30_081_024, "F32": 140_544}

@@ -42,10 +42,10 @@ def names_in(folder: Path) -> list[str]:
 def test_hostile_file_is_refused(name: str, tmp_path: Path) -> None:
     builder, refusal = FILES[name]
     path = write(tmp_path, builder())
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(UnsafeFile) as caught:
         read_header(path)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     tracemalloc.start()  # makes it several times slower
     with pytest.raises(UnsafeFile):
         read_header(path)
@@ -294,10 +294,10 @@ GOOD = safetensors(
 
 
 def refused_or_read(path: Path) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with suppress(UnsafeFile):
         read_header(path)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 @random_files

