@@ -199,7 +199,7 @@ def examples_in(path: Path) -> list[tuple[str, str]]:
 
     with source.opened(path) as lines:
         found = rows.read(lines, None, rows.Fields(labelled=True))
-        return [(row.text, *each_label(row.label, row.line, several=False)) for row in found]
+        return [(row.text, each_label(row.label, row.line, several=False)[0]) for row in found]
 
 
 @contextmanager
