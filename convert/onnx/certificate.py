@@ -124,9 +124,11 @@ def of_folder(
     types: Mapping[str, str],
     reference: proof.Reference,
     comparison: proof.Comparison,
-    **errors: float,
+    *,
+    padded_error: float = 0.0,
+    pieces_error: float | None = None,
 ) -> Certificate:
-    """The certificate of what a folder holds; `errors` are its own fields."""
+    """The certificate of what a folder holds."""
     data = folder / DATA
     return Certificate(
         file=GRAPH,
@@ -139,7 +141,8 @@ def of_folder(
         tensor_types=dict(types),
         comparison=comparison,
         data_sha256=digest(data, lambda step: None) if data.exists() else None,
-        **errors,
+        padded_error=padded_error,
+        pieces_error=pieces_error,
     )
 
 

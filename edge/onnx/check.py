@@ -193,7 +193,8 @@ def attribute(found: Check, span: Span, depth: int) -> None:
 
 def tensor(found: Check, span: Span) -> str:
     """A weight's name. Raises BadONNX where its bytes are not what its shape says, or lie where they must not."""
-    wire, name, shape, kind_of = found.wire, "", [], 0
+    wire, name, kind_of = found.wire, "", 0
+    shape: list[int] = []
     raw: int | None = None
     typed, external, entries = 0, 0, []
     for number, kind, value, place in wire.fields(span, "a weight"):
