@@ -4,6 +4,8 @@
     edge.pull(ref)              fetch a model, check it, keep it
     edge.plan(ref, ctx=2048)    what fits and how it would run, before loading
     edge.load(ref)              a model in memory, with .generate() and .chat()
+    edge.classify(ref, texts)   labels with probabilities, or entities
+    edge.embed(ref, texts)      embeddings, a row a text
 
 Everything loads on first use: `import edge` alone imports none of llama_cpp, numpy, jinja2, huggingface_hub.
 """
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from edge.machine import Host, host
     from edge.planner import Plan, plan
     from edge.store import Model, pull
+    from edge.tasks.api import classify, embed
 
 __all__ = [
     "Chunk",
@@ -32,6 +35,8 @@ __all__ = [
     "Model",
     "Plan",
     "Sampling",
+    "classify",
+    "embed",
     "host",
     "load",
     "plan",
@@ -48,6 +53,8 @@ _HOME = {
     "Model": "store",
     "Plan": "planner",
     "Sampling": "engine",
+    "classify": "tasks.api",
+    "embed": "tasks.api",
     "host": "machine",
     "load": "chat.loaded",
     "plan": "planner",

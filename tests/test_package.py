@@ -48,6 +48,8 @@ def test_the_public_names_are_these():
         "Model",
         "Plan",
         "Sampling",
+        "classify",
+        "embed",
         "host",
         "load",
         "plan",
