@@ -97,17 +97,20 @@ def command(
 
     \b
       edge classify ./finance-int8 "Profit rose by a third."
-      edge classify ./finance-int8 --input news.csv --text-field body --csv > labelled.csv
-      edge classify ./finance-int8 --input test.jsonl --report --plot confusion.png
+      edge classify ./finance-int8 --input news.csv --csv > labelled.csv
+      edge classify ./finance-int8 --input test.jsonl --report --plot matrix.png
       edge classify ./ner-int8 --input eng.testb --format conll --report
       edge classify smollm2-135m-instruct "Great fun!" --labels positive,negative
 
     A CSV or TSV file has a header line, unless its fields are given as numbers from 1 on. Rows are:
 
     \b
-      --json     {text, label, probability, labels: [{label, probability}]}; left_out counts tokens not read
-                 {text, entities: [{label, text, start, end, probability}]}, in characters
-      --csv      text,label,probability; of entities row,label,text,start,end,probability
+      --json   {text, label, probability, labels: [{label, probability}]}
+               {text, entities: [{label, text, start, end, probability}]}
+      --csv    text,label,probability
+               row,label,text,start,end,probability, of entities
+
+    Entities start and end at characters of the text. In JSON left_out counts the tokens that were not read.
 
     A blank text keeps its place and gets no label. With --threshold a text whose labels are all less likely gets
     none either; where a text may have many labels, it gets all that reach it. A text longer than the model reads is

@@ -47,8 +47,8 @@ def command(
     that gives embeddings, whose cosine is the score. The texts are the rows of --input or the lines of stdin.
 
     \b
-      edge rerank ./cross-encoder-int8 "How do I locate my card?" --input answers.txt --top 5
-      edge rerank ./minilm-int8 "How do I locate my card?" --input answers.csv --text-field body --json
+      edge rerank ./cross-encoder-int8 "Where is my card?" --input texts.txt --top 5
+      edge rerank ./minilm-int8 "Where is my card?" --input texts.csv --json
 
     A JSON row is {text, score, line}, the best first, with the line of the input that the text begins on. A blank text
     is left out. With --top memory does not grow with the input.

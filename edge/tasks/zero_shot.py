@@ -25,7 +25,7 @@ from edge.tasks.prompt import LabelPrompt, label_prompt
 CONTENT_FREE = ("N/A", "", "[MASK]")  # Zhao et al. 2021, section 5
 MOST_SEQUENCES = 256  # llama.cpp's own limit
 LOGITS_BYTES = 64 << 20  # of logits that llama.cpp keeps: a row a sequence
-TOGETHER = 8  # texts in one batch: more gained nothing
+TOGETHER = 8  # texts in one batch
 
 
 class ZeroShot:
