@@ -46,6 +46,9 @@ def test_the_report_and_how_it_was_trained_are_printed(trained, capsys, tmp_path
     assert (tmp_path / "out/moods-fp32/certificate.json").exists()
     assert run(["convert", "moods", "--to", "onnx", "--level", "int4", "--out", str(tmp_path)]) == 2
     assert "trained on an encoder at fp32" in capsys.readouterr().err
+    for form in ("gguf", "safetensors"):
+        assert run(["convert", "moods", "--to", form, "--out", str(tmp_path)]) == 2
+        assert "export it with --to onnx" in capsys.readouterr().err
     code, printed = trained()
     assert code == 2
     assert "moods is kept already" in printed.err

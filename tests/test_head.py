@@ -9,7 +9,7 @@ from word_encoders import WIDTH, cross_encoder, embedder
 from edge import onnx_folder
 from edge.convert.onnx import headed
 from edge.convert.safetensors import read_header
-from edge.errors import ConversionError, RequestError, StoreError, UnsafeFile
+from edge.errors import BadONNX, ConversionError, RequestError, StoreError, UnsafeFile
 from edge.onnx.encoder import OnnxEncoder
 from edge.tasks import head
 from edge.tasks.head import HeadedEncoder, LinearHead
@@ -198,6 +198,16 @@ def test_encoders_that_have_no_graph_of_ours_are_refused(folder, tmp_path):
     )
     with pytest.raises(RequestError, match="made elsewhere"):
         headed.export(folder, tmp_path, name="mine")
+
+
+def test_a_damaged_encoder_and_a_name_that_leads_elsewhere_are_refused(folder, tmp_path):
+    with pytest.raises(RequestError, match="cannot begin files' names"):
+        headed.export(folder, tmp_path / "out", name="../mine")
+    graph = folder / head.ENCODER / onnx_folder.GRAPH
+    graph.write_bytes(b"\xff" * graph.stat().st_size)
+    with pytest.raises(BadONNX):
+        headed.export(folder, tmp_path / "out", name="mine")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_gguf_encoder_is_opened_by_its_first_part(tmp_path):

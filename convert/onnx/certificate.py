@@ -106,7 +106,7 @@ def certify(
         if not padded <= PADDED:
             wrong.append(f"padded texts differ by {padded:.3g}")
         refuse(level, wrong)
-    return of_folder(folder, level, types, reference, comparison, padded_error=padded)
+    return replace(of_folder(folder, level, types, reference, comparison), padded_error=padded)
 
 
 def refuse(level: str, wrong: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def certify(
         if not difference <= EXACT[level]:
             wrong.append(f"prefill in pieces differs by {difference:.3g}")
         refuse(level, wrong)
-    return of_folder(folder, level, types, reference, comparison, pieces_error=difference)
+    return replace(of_folder(folder, level, types, reference, comparison), pieces_error=difference)
 
 
 def continued(session: Session, config: Any, pieces: Sequence[Array]) -> Array:

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edge import onnx_folder
 from edge.errors import ConversionError, RequestError
+from edge.onnx.check import check
 from edge.onnx.encoder import OnnxEncoder
 from edge.onnx_folder import CERTIFICATE, CONFIG, DATA, GRAPH, TOKENIZER, OnnxFolder
 from edge.store.content import digest
@@ -25,6 +26,7 @@ from edge.tasks.head import HeadedEncoder, LinearHead
 
 from .. import proof
 from ..drafts import reserve
+from ..source import title_of
 from .certificate import Certificate, of_folder
 from .folder import check_free, disk_errors, draft, name_it, put, weights_bytes, write_certificate
 from .model import EMBEDDING, LOGITS
@@ -46,8 +48,9 @@ class Exported:
 def export(path: Path, out: Path, *, name: str, levels: Sequence[str] = (), prove: bool = True) -> Exported:
     """Write the trained model in `path` as the folder `out/NAME-LEVEL/`, its level that of its encoder.
 
-    Raises RequestError for another level and for an encoder that is no ONNX folder of ours, StoreError for what the
-    disk refuses, UnsafeFile for a damaged model, ConversionError where the graph does not compute the same.
+    Raises RequestError for another level, for a name that leads elsewhere and for an encoder that is no ONNX folder
+    of ours, StoreError for what the disk refuses, UnsafeFile and BadONNX for a damaged model, ConversionError where
+    the graph does not compute the same.
     """
     head, source = heads.read(path), ours(heads.encoder_of(path))
     wrong = [level for level in levels if level != source.level]
@@ -56,7 +59,7 @@ def export(path: Path, out: Path, *, name: str, levels: Sequence[str] = (), prov
             f"{name} was trained on an encoder at {source.level}, so it cannot be written at {wrong[0]}",
             hint=f"leave --level out, or convert the encoder to {wrong[0]} and train on that",
         )
-    target = out / f"{name}-{source.level}"
+    target = out / f"{title_of(path, name)}-{source.level}"
     check_free([target])
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -78,13 +81,17 @@ def export(path: Path, out: Path, *, name: str, levels: Sequence[str] = (), prov
 
 
 def ours(encoder: Path) -> OnnxFolder:
-    """The encoder's folder. Raises RequestError for a GGUF file and for a graph that was made elsewhere."""
+    """The encoder's folder.
+
+    Raises RequestError for a GGUF file and for a graph that was made elsewhere, BadONNX for a damaged one.
+    """
     if encoder.suffix == ".gguf":
         raise RequestError(
             "the head was trained on a GGUF encoder, which has no ONNX graph",
             hint="convert the encoder's checkpoint with --to onnx, train on that, and export it",
         )
     folder = onnx_folder.read(encoder)
+    check(folder.graph)
     if not folder.ours:
         raise RequestError(
             "the head was trained on an ONNX encoder that was made elsewhere",
@@ -166,9 +173,8 @@ def certified(path: Path, folder: Path, head: LinearHead, source: OnnxFolder, na
         top1_agreement=float((theirs.argmax(axis=1) == reference.argmax(axis=1)).mean()),
     )
     types = {**encoder.get("tensor_types", {}), WEIGHT: "float32", BIAS: "float32"}
-    return of_folder(
-        folder, source.level, types, made_of, comparison, padded_error=proof.error(padded, theirs)
-    )
+    certificate = of_folder(folder, source.level, types, made_of, comparison)
+    return replace(certificate, padded_error=proof.error(padded, theirs))
 
 
 def answered(model: Encoder, texts: Sequence[str]) -> tuple[Array, int]:

@@ -117,7 +117,7 @@ def command(
         from edge.convert.source import title_of
         from edge.convert.to_safetensors import to_safetensors
 
-        path, size = located(source), options.buffer_of(max_buffer)
+        path, size = checkpoint_of(source), options.buffer_of(max_buffer)
         dtype = level.strip().lower() if level else None
         found = to_safetensors(path, out / title_of(path, name), level=dtype, max_buffer=size)
         show(found, output.written, as_json)
@@ -146,7 +146,7 @@ def command(
             )
         show(folders, output.onnx_made, as_json)
     else:
-        path = located(source)
+        path = checkpoint_of(source)
         wanted = options.levels_of(level or "f16")
         if adapter(path):
             options.refuse("a LoRA adapter", only=options.ADAPTER)
@@ -192,6 +192,14 @@ def located(source: str) -> Path:
     from edge.cli.models import offered
 
     return offered(source).path
+
+
+def checkpoint_of(source: str) -> Path:
+    """What has a GGUF form, or came from one. Raises RequestError for what `edge train` made."""
+    path = located(source)
+    if trained(path):
+        raise RequestError(f"{source} is a trained head with its encoder", hint="export it with --to onnx")
+    return path
 
 
 def trained(path: Path) -> bool:
