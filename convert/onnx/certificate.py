@@ -124,9 +124,6 @@ def of_folder(
     types: Mapping[str, str],
     reference: proof.Reference,
     comparison: proof.Comparison,
-    *,
-    padded_error: float = 0.0,
-    pieces_error: float | None = None,
 ) -> Certificate:
     """The certificate of what a folder holds."""
     data = folder / DATA
@@ -141,8 +138,6 @@ def of_folder(
         tensor_types=dict(types),
         comparison=comparison,
         data_sha256=digest(data, lambda step: None) if data.exists() else None,
-        padded_error=padded_error,
-        pieces_error=pieces_error,
     )
 
 
