@@ -1,7 +1,7 @@
 """Attention in the graph: ONNX Runtime's MultiHeadAttention where it computes it, else scores, softmax and sum.
 
-Its `Attention`, which multiplies by the weights of query, key and value too, does so head by head: slower on a CPU
-than three multiplications and this; so is SkipLayerNormalization than an addition and LayerNormalization.
+Its `Attention` would multiply by the weights of query, key and value too, but in float32 only. An addition and
+LayerNormalization stay two operators: SkipLayerNormalization is slower on a CPU (bench/LOG.md).
 """
 
 from __future__ import annotations

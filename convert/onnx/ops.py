@@ -1,8 +1,8 @@
 """The functions of `numpy_ops`, writing down what is computed: the operations of an encoder's graph.
 
 A pass that NumPy computes for (tokens, width) is written down for (batch, tokens, width). Nothing is emitted here:
-`lower` turns the values that outputs need into nodes, and `fuse` takes several at once where ONNX Runtime has an
-operator for them. A new operation is a method here, and a function in `emit.EMITTERS`.
+`lower` turns the values that outputs need into nodes, several at once where one of its RULES knows an operator. A new
+operation is a method here, and a function in `emit.EMITTERS`.
 """
 
 from __future__ import annotations
