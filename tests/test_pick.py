@@ -27,12 +27,14 @@ def out(tmp_path, monkeypatch):
 
 
 def slowed(monkeypatch, form, seconds=0.05):
-    """Let one form take that much longer."""
+    """Let one form take the processor for that much longer."""
     real = pick.OnnxEncoder if form == "onnx" else pick.GgufEncoder
     run = real.run
 
     def slow(self, batch):
-        time.sleep(seconds)
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
         return run(self, batch)
 
     monkeypatch.setattr(real, "run", slow)

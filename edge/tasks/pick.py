@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from edge.engine.encoder import GgufEncoder
@@ -39,7 +39,7 @@ FAITHFUL = (
     *("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0"),
     "",  # a file made elsewhere that does not say it
 )
-TEXTS, TOKENS, CHARACTERS = 64, 1024, 4096  # of a sample, and of a text of it
+TEXTS, TOKENS, CHARACTERS = 64, 768, 4096  # of a sample, and of a text of it
 ROUNDS, LEAST, SECONDS = 7, 3, 1.0  # one round suffices where it takes that long
 FAR = 1.5  # times as long as the fastest: not timed again
 MOST_KEPT = 64
@@ -57,7 +57,7 @@ SAMPLE = (
 
 @dataclass(frozen=True)
 class Pick:
-    """`chosen` by its title, why, and what else was possible. `seconds` are the medians for the sample, by title."""
+    """`chosen` by its title, why, and what else was possible. `seconds` of the processor for the sample, by title."""
 
     chosen: str
     reason: str
@@ -148,9 +148,10 @@ def same_model(name: str, encoders: Sequence[Encoder]) -> None:
 
 
 def measure(encoders: Mapping[str, Encoder], texts: Sequence[str]) -> dict[str, float]:
-    """Median seconds for the texts, by title: batches and workers as in use, one form after the other in each round.
+    """Median seconds of the processor for the texts, by title, form after form: batches and workers as in use.
 
-    A form that took FAR times as long as the fastest is timed no more.
+    Every worker has one thread, so these are to each other as what a person waits, and what other processes take does
+    not count. A form that took FAR times as long as the fastest is timed no more.
     """
     lengths = [len(one.ids) for one in next(iter(encoders.values())).tokenize(texts)]
     count = max(1, sum(total <= TOKENS for total in accumulate(lengths)))  # the same texts for all of them
@@ -167,9 +168,9 @@ def measure(encoders: Mapping[str, Encoder], texts: Sequence[str]) -> dict[str, 
             spread(pools[title], encoder, [work[title][-1][:1]] * encoder.about.workers)
         for round_ in range(1, ROUNDS + 1):
             for title in left:
-                before = perf_counter()
+                before = process_time()
                 spread(pools[title], encoders[title], work[title])
-                times[title].append(perf_counter() - before)
+                times[title].append(process_time() - before)
             least = min(min(times[title]) for title in left)
             left = [title for title in left if min(times[title]) <= FAR * least]
             spent = perf_counter() - started
