@@ -169,3 +169,29 @@ def test_an_adapter_is_called_one(tmp_path, capsys):
     writer.close()
     rows, facts = shown(tmp_path / "style.gguf", capsys)
     assert (rows["type"], facts["type"]) == ("adapter", "adapter")
+
+
+def test_a_trained_model_says_what_it_was_made_of_and_when_damaged_to_train_again(tmp_path, home, capsys):
+    pytest.importorskip("sklearn")
+    from test_train import write
+    from word_encoders import embedder
+
+    data = write(tmp_path / "data.csv", {"up": 9, "down": 8})
+    encoder = embedder(tmp_path / "tiny")
+    assert run(["train", str(encoder), "--data", str(data), "--as", "moods"]) == 0
+    rows, facts = shown("moods", capsys)
+    assert rows["format"] == "trained head and its encoder"
+    assert rows["labels"] == "2: down, up"
+    assert rows["encoder"] == "tiny, fp32, onnxruntime-cpu"
+    assert rows["trained"].startswith(facts["training"]["date"])
+    assert "17 rows" in rows["trained"]
+    assert rows["held out"].startswith(f"log loss {facts['training']['held_out']['nll']:.4g} nats")
+    weights = home / "models/moods/head.safetensors"
+    whole = weights.read_bytes()
+    for damaged in (whole[:-4], whole[:-1] + b"\x7f"):
+        weights.write_bytes(damaged)
+        for verb in (["pull", "moods"], *([["classify", "moods", "a"]] if damaged == whole[:-4] else [])):
+            assert run(verb) == 3
+            said = capsys.readouterr().err
+            assert "train it again, on tiny" in said
+            assert "edge pull" not in said

@@ -13,6 +13,7 @@ from edge import onnx_folder
 from edge.cli.certificate import certificate_of, certificate_rows
 from edge.cli.output import emit_json, json_option, size, table
 from edge.cli.references import complete_ref
+from edge.cli.show_head import HEAD, head_facts, head_rows
 from edge.errors import UnsafeFile
 from edge.gguf_header import Array, Header, read
 from edge.onnx_folder import is_folder
@@ -32,7 +33,8 @@ def command(ref: str, as_json: bool) -> None:
 
     REF is a model kept here, or a path. Only the header is read, never the weights: it takes milliseconds
     and no memory worth naming. The certificate that `edge convert` wrote beside a file is shown with it. A
-    checkpoint's folder is listed, an ONNX folder shown by its config.json; weights and graphs are not opened.
+    checkpoint's folder is listed, an ONNX folder shown by its config.json, what `edge train` made by its
+    head.json; weights and graphs are not opened.
     """
     model = resolve(ref)
     facts = provenance(model)
@@ -43,6 +45,8 @@ def command(ref: str, as_json: bool) -> None:
             facts["metadata"] = {key: summary(value) for key, value in header.metadata.items()}
     elif is_folder(model.path):
         facts |= listing(model) | onnx_facts(model.path) | certificate_of(model, {})
+    elif (model.path / HEAD).is_file():
+        facts |= listing(model) | head_facts(model.path)
     else:
         facts |= listing(model)
     if as_json:
@@ -175,6 +179,7 @@ def rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("architecture", get("architecture")),
         ("task", get("task")),
         ("labels", get("labels") and listed(facts["labels"])),
+        *(head_rows(facts) if "training" in facts else ()),
         ("reads", get("reads") and f"{facts['reads']:,} tokens of a text"),
         ("pooling", get("pooling")),
         ("parameters", get("parameters") and count(facts["parameters"])),

@@ -16,7 +16,7 @@ from edge.errors import HashMismatch, ModelNotFound, RequestError, StoreError
 from edge.store import catalog, home, in_place, records
 from edge.store.catalog import Entry, EntryFile
 from edge.store.records import Check, File, Model, Progress, Report
-from edge.store.refs import Hub, Local, Name, parse
+from edge.store.refs import TRAINED, Hub, Local, Name, parse
 
 __all__ = [
     "DEFAULT",
@@ -82,6 +82,8 @@ def pull(ref: str, name: str | None = None, progress: Report | None = None) -> M
         kept = kept_as(ref) if name is None else None
         if kept and not pulling.problems(kept, report):
             return kept
+        if kept and kept.ref.startswith(TRAINED):
+            raise HashMismatch(f"{kept.name} is not as it was when trained", hint=to_pull(kept.ref))
         target = parse(kept.ref if kept else ref)
         if isinstance(target, Name) and target.text not in catalog.entries():
             target = local_or_missing(target.text)
@@ -188,4 +190,6 @@ def not_found(text: str, kept: list[str], known: list[str]) -> ModelNotFound:
 
 
 def to_pull(ref: str) -> str:
+    if ref.startswith(TRAINED):
+        return f"train it again, on {ref.removeprefix(TRAINED)}, after `edge rm`"
     return f"run `edge pull {shlex.quote(ref)}`"

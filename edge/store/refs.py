@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from edge.errors import RequestError, UnsafeFile
 
+TRAINED = "train:"  # with the encoder's name: what the store says of where a trained head is from
 SAFETENSORS = "safetensors"  # the tag that means a repository's checkpoint
 WEIGHTS = (".gguf", ".safetensors", ".onnx")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")

@@ -12,10 +12,10 @@ from edge import onnx_folder, store
 from edge.onnx.check import check
 from edge.store import content, home, made
 from edge.store.records import Model
+from edge.store.refs import TRAINED
 from edge.tasks import head
 from edge.tasks.encoder import About
 
-ORIGIN = "train:"  # with the encoder's name: what the store says of where it is from
 # Beside an ONNX graph and its data, what `onnx_folder` reads
 TEXTS = (
     onnx_folder.CONFIG, onnx_folder.TOKENIZER, onnx_folder.CERTIFICATE, "tokenizer_config.json",
@@ -35,7 +35,7 @@ def keep(name: str, about: About, trained: head.LinearHead, licence: str) -> Mod
         facts = {**trained.facts, "encoder": {**trained.facts["encoder"], "sha256": hashes}}
         return [*head.write(folder, replace(trained, facts=facts)), *copies]
 
-    return made.keep_made(name, ORIGIN + about.name, licence, write)
+    return made.keep_made(name, TRAINED + about.name, licence, write)
 
 
 def quiet(step: store.Progress) -> None:
