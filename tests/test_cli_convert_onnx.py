@@ -97,3 +97,46 @@ def test_show_believes_the_certificate_of_a_model_whose_weights_lie_beside_its_g
         file.write(b"more")
     assert run(["show", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["certificate"] is None
+
+
+@pytest.mark.parametrize("damaged", ["model.onnx", "model.onnx.data"])
+def test_verify_holds_a_converted_folder_against_its_certificate(damaged, tmp_path, capsys):
+    decoder = tiny_checkpoints.write("llama-tied", tmp_path / "decoder")
+    assert run(["convert", str(decoder), "--to", "onnx", "--out", str(tmp_path)]) == 0
+    folder = tmp_path / "decoder-int8"
+    capsys.readouterr()
+    for ref in (folder, folder / "model.onnx"):
+        assert run(["verify", str(ref)]) == 0
+        assert "whole: the weights are those of certificate.json" in capsys.readouterr().out
+    flip(folder / damaged)
+    assert run(["verify", str(folder)]) == 3
+    printed = capsys.readouterr()
+    assert f"{damaged} has sha256 " in printed.out
+    assert "damaged: decoder-int8; convert or copy it again" in printed.err
+    (folder / damaged).unlink()
+    if damaged != "model.onnx":
+        assert run(["verify", str(folder), "--json"]) == 3
+        (said,) = json.loads(capsys.readouterr().out)
+        assert said["problems"] == [f"{folder / damaged} is missing"]
+        assert said["certificate"] == str(folder / "certificate.json")
+
+
+def test_verify_holds_a_gguf_file_against_the_certificate_beside_it(tmp_path, capsys):
+    decoder = tiny_checkpoints.write("llama-tied", tmp_path / "decoder")
+    assert run(["convert", str(decoder), "--level", "f16", "--out", str(tmp_path)]) == 0
+    (file,) = tmp_path.glob("*.gguf")
+    capsys.readouterr()
+    assert run(["verify", str(file)]) == 0
+    assert f"whole: the weights are those of {file.stem}.json" in capsys.readouterr().out
+    flip(file)
+    assert run(["verify", str(file)]) == 3
+    assert f"{file.name} has sha256 " in capsys.readouterr().out
+    file.with_suffix(".json").unlink()
+    assert run(["verify", str(file)]) == 2
+    assert "no hash is known" in capsys.readouterr().err
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)

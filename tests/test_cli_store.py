@@ -74,7 +74,9 @@ def test_json(mine, capsys):
     assert listed["kept"] == [pulled]
     assert listed["catalogue"][0]["name"] == store.DEFAULT
     assert run(["verify", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == [{"name": "mine", "ok": True, "problems": []}]
+    assert json.loads(capsys.readouterr().out) == [
+        {"name": "mine", "ok": True, "problems": [], "certificate": None}
+    ]
     mine.write_bytes(b"")
     assert run(["verify", "--json"]) == 3
     assert json.loads(capsys.readouterr().out)[0]["ok"] is False

@@ -11,7 +11,7 @@ from typing import Any
 
 from edge import onnx_folder
 from edge.store import Model
-from edge.store.records import RECORD
+from edge.store.records import RECORD, File
 
 MAX_BYTES = 8 << 20  # a model of 10,000 tensors has a certificate of 1 MiB
 MAX_VALUES = 1 << 18  # commas and brackets: bounds the memory its values take
@@ -59,6 +59,23 @@ def of_folder(folder: Path) -> dict[str, Any]:
     if found and found["file"] == onnx_folder.GRAPH and found["bytes"] == length:
         return {"certificate": found, "certificate_note": ""}
     return {"certificate": None, "certificate_note": NOT_ITS}
+
+
+def promised(model: Model) -> tuple[Path, tuple[File, ...]] | None:
+    """The certificate of a GGUF file or ONNX folder that was never pulled, and the files whose hashes it states."""
+    if onnx_folder.is_folder(model.path) or model.path.name == onnx_folder.GRAPH:
+        weights = model.path if model.path.is_dir() else model.path.parent
+        path = weights / onnx_folder.CERTIFICATE
+        names = {onnx_folder.GRAPH: "sha256", onnx_folder.DATA: "data_sha256"}
+    elif model.path.suffix == ".gguf" and len(model.files) == 1:
+        weights, path, names = model.path.parent, model.path.with_suffix(".json"), {model.path.name: "sha256"}
+    else:
+        return None
+    found = read(path)
+    if not found or (path.name == onnx_folder.CERTIFICATE and found["file"] != onnx_folder.GRAPH):
+        return None
+    stated = {name: found[key] for name, key in names.items() if isinstance(found.get(key), str)}
+    return path, tuple(File(weights / name, 0, sha256, str(path), "") for name, sha256 in stated.items())
 
 
 def read(path: Path) -> dict[str, Any] | None:
