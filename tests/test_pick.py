@@ -10,8 +10,9 @@ from tiny_encoders import as_gguf, as_onnx, checkpoint
 from edge import store
 from edge.errors import ModelNotFound, RequestError, UnsafeFile
 from edge.home import picks_file
-from edge.tasks import artifacts, pick
+from edge.tasks import artifacts, pick, rerank
 from edge.tasks.open import load, open_encoder
+from edge.tasks.rows import Row
 
 pytest.importorskip("tokenizers")
 CASE = "bert-classifier"
@@ -105,6 +106,17 @@ def test_what_takes_far_longer_is_timed_once(out, monkeypatch):
     monkeypatch.setattr(pick.GgufEncoder, "run", lambda self, batch: runs.append(1) or real(self, batch))
     assert open_encoder(str(out), threads=1, sample=["a", "b"]).about.backend == "onnxruntime-cpu"
     assert len(runs) == 2  # to warm up, and once
+
+
+def test_pairs_are_read_by_a_form_that_can(tmp_path, monkeypatch):
+    slowed(monkeypatch, "onnx")
+    shutil.copytree(as_onnx("bert-cross-encoder"), tmp_path / "cross-fp32")
+    shutil.copy(as_gguf("bert-cross-encoder"), tmp_path / "cross-f32.gguf")
+    encoder = open_encoder(str(tmp_path / "cross"), threads=1, sample=["a", "b"], pairs=True)
+    assert encoder.about.backend == "onnxruntime-cpu"
+    assert len(encoder.tokenize(["a"], ["b"])) == 1
+    ranked = rerank.rerank(encoder, "a ferry", [Row("left at 7:45", line=1), Row("good", line=2)])
+    assert {one.line for one in ranked} == {1, 2}
 
 
 def test_a_backend_that_is_asked_for_is_not_measured(out):

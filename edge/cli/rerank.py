@@ -67,7 +67,9 @@ def command(
         if not first:
             raise RequestError(f"{lines.name} has no rows", hint="give one with texts")
         sample = [row.text for row in first]
-        with closing(open_encoder(ref, backend=backend, threads=threads, sample=sample)) as encoder:
+        with closing(
+            open_encoder(ref, backend=backend, threads=threads, sample=sample, pairs=True)
+        ) as encoder:
             say_reason(encoder)
             with watched(lines, True) as watch:
                 ranked = rerank(encoder, query, watch(chain(first, incoming)), top=top)

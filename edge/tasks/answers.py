@@ -41,12 +41,20 @@ def opened(
     backend: str | None,
     threads: int | None,
     sample: Sequence[str],
+    pairs: bool = False,
 ) -> tuple[Encoder, str]:
     """The model behind a reference, and why it runs as it does: an encoder, or a chat model that is given the labels.
 
     Raises RequestError where a chat model is given no labels, and where examples are given to another.
     """
     if generates(ref):
+        from edge.tasks.artifacts import ONNX, artifact, located
+
+        if all(artifact(path).form == ONNX for path in located(ref)[1]):
+            raise RequestError(
+                f"{ref} is an ONNX model that writes text, and labels from a chat model need its GGUF form",
+                hint="`edge convert CHECKPOINT --level q8_0` makes it",
+            )
         if not labels:
             raise RequestError(
                 f"{ref} writes text and has no labels of its own",
@@ -62,7 +70,7 @@ def opened(
         )
     from edge.tasks.open import open_encoder
 
-    encoder = open_encoder(ref, backend=backend, threads=threads, sample=sample)
+    encoder = open_encoder(ref, backend=backend, threads=threads, sample=sample, pairs=pairs)
     return encoder, getattr(encoder, "reason", "")
 
 
@@ -140,7 +148,14 @@ def report(
     def labelled() -> Iterator[Row]:
         """Labels are checked when a row is read: a wrong one is found before its window is run."""
         for number, row in enumerate(rows):
-            golds[number] = gold_labels(row, names, several=read.multi)
+            if row.words:
+                raise RequestError(
+                    f"words with tags (CoNLL) are for models of entities, and {encoder.about.name} labels whole texts",
+                    hint="give texts with a label each: --format csv, tsv or jsonl",
+                )
+            golds[number] = gold_labels(
+                row, names, several=read.multi, numbered=not encoder.about.labels_given
+            )
             yield row
 
     for number, answer in enumerate(answers(encoder, labelled(), replace(wish, top=None), live=live)):

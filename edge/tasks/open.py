@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edge import gguf_header
 from edge.engine.encoder import GgufEncoder
 from edge.errors import RequestError
 from edge.onnx.encoder import OnnxEncoder
@@ -14,7 +15,12 @@ from edge.tasks.pick import pick
 
 
 def open_encoder(
-    ref: str, *, backend: str | None = None, threads: int | None = None, sample: Sequence[str] = ()
+    ref: str,
+    *,
+    backend: str | None = None,
+    threads: int | None = None,
+    sample: Sequence[str] = (),
+    pairs: bool = False,
 ) -> Encoder:
     """The encoder behind a reference, loaded. Its `reason` says why this form, where there are several.
 
@@ -24,6 +30,7 @@ def open_encoder(
     threads  by default one a core
     sample   texts of the kind that will be read, by which several forms are timed; a single one is taken for all
              there is to read, and nothing is timed for it
+    pairs    whether a classifier is given pairs, which not every form can read
 
     Raises ModelNotFound, RequestError for a model that has no such form or writes text, UnsafeFile for damaged files,
     EngineError where the backend refuses.
@@ -46,9 +53,18 @@ def open_encoder(
             f"{name} is here as {there}, not as {backend.upper()}",
             hint=f"leave --backend out, or run `edge convert … --to {backend}`",
         )
+    if pairs:
+        wanted = [form for form in wanted if reads_pairs(form)] or wanted
     if len(wanted) == 1:
         return load(wanted[0], name, threads)
     return pick(name, wanted, lambda form: load(form, name, threads), sample, threads)
+
+
+def reads_pairs(form: Artifact) -> bool:
+    """Whether a classifier's form tells the second text of a pair from the first; llama.cpp has one token type."""
+    if form.form == ONNX or form.task != "classification":
+        return True
+    return gguf_header.read(form.path).get("tokenizer.ggml.token_type_count", int, 1) == 1
 
 
 def load(form: Artifact, name: str, threads: int | None) -> OnnxEncoder | GgufEncoder:
