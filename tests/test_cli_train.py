@@ -1,6 +1,7 @@
 """`edge train`, what it prints, and the model that classify and convert take by its name."""
 
 import json
+import re
 
 import pytest
 from word_encoders import embedder
@@ -41,6 +42,9 @@ def test_the_report_and_how_it_was_trained_are_printed(trained, capsys, tmp_path
     assert "accuracy 1.0000 of 8 texts" in printed.out
     assert "reported on held-out folds" in printed.out
     assert "4 folds and no more, since down has 4 rows" in printed.out
+    assert "not calibrated, since 8 rows are too few (fewer than 50)" in printed.out
+    assert re.search(r"embedding \d+\.\d s, fitting \d+\.\d s", printed.out)
+    assert "-0.0" not in printed.out
     assert "kept as moods" in printed.out
     assert run(["convert", "moods", "--to", "onnx", "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out/moods-fp32/certificate.json").exists()

@@ -130,6 +130,16 @@ def test_a_temperature_is_found(best):
     assert fit.tempered(logits * best, y) == pytest.approx(best, rel=0.1)
 
 
+def test_few_rows_choose_no_temperature_and_no_log_loss_is_a_negative_zero():
+    x, y = clouds((fit.ENOUGH // 2 - 1, fit.ENOUGH // 2))
+    found = fit.fit(x, y, threads=1, report=no_step)
+    assert found.temperature == 1.0
+    assert found.after == found.before
+    x, y = clouds((fit.ENOUGH // 2, fit.ENOUGH // 2))
+    assert fit.fit(x, y, threads=1, report=no_step).temperature != 1.0
+    assert str(fit.nll(np.array([[1000.0, 0.0]]), np.array([0]))) == "0.0"
+
+
 def test_figures_are_those_of_their_definitions():
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.35, 0.65], [0.35, 0.65]])
     y = np.array([0, 1, 1, 1])

@@ -48,8 +48,8 @@ def command(
 
     REF is an encoder that gives embeddings: a kept model, an ONNX folder or a GGUF file. It stays as it is; a linear
     head is fitted on what it makes of the texts. Regularisation, and class weights where some labels are rare, are
-    chosen on held-out folds, on which the probabilities are calibrated, too. Needs scikit-learn: pip install
-    'edge-runtime[train]'.
+    chosen on held-out folds, on which the probabilities are calibrated, too, if there are 50 rows or more.
+    Needs scikit-learn: pip install 'edge-runtime[train]'.
 
     \b
       edge train ./minilm-int8 --data train.csv --label-field category --test test.csv --as intents
@@ -101,9 +101,9 @@ def summary(found: Trained) -> list[str]:
     lines = [
         f"reported on {'the test rows' if found.reported_on == 'test' else found.reported_on}",
         f"trained on {found.rows:,} texts with {len(found.counts):,} labels, {found.folds} folds"
-        f" (C {found.strength:g}, {weights}) in {found.seconds['embed']:.1f} + {found.seconds['fit']:.1f} s",
-        f"calibrated with temperature {found.temperature:.3f}: held-out NLL {found.before.nll:.4f} → "
-        f"{found.after.nll:.4f}, ECE {found.before.ece:.4f} → {found.after.ece:.4f}",
+        f" (C {found.strength:g}, {weights}):"
+        f" embedding {found.seconds['embed']:.1f} s, fitting {found.seconds['fit']:.1f} s",
+        calibration(found),
     ]
     rarest = min(found.counts, key=lambda label: found.counts[label])
     if found.folds < FOLDS:
@@ -118,3 +118,19 @@ def summary(found: Trained) -> list[str]:
         *lines,
         f"kept as {found.model.name}: {size(found.model.bytes)} with {encoder}, {found.model.path}",
     ]
+
+
+def calibration(found: Trained) -> str:
+    """How certain it is of held-out rows, before and after the temperature."""
+    from edge.tasks.fit import ENOUGH
+
+    before, after = found.before, found.after
+    if found.rows < ENOUGH:
+        return (
+            f"not calibrated, since {found.rows} rows are too few (fewer than {ENOUGH}): held-out NLL {after.nll:.4f},"
+            f" ECE {after.ece:.4f}"
+        )
+    return (
+        f"calibrated with temperature {found.temperature:.3f}: held-out NLL {before.nll:.4f} → {after.nll:.4f},"
+        f" ECE {before.ece:.4f} → {after.ece:.4f}"
+    )

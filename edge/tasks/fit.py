@@ -2,8 +2,9 @@
 
 Features are centred and divided by one figure, their root mean square, so that a regularisation strength means the same
 for every encoder. Each by its own deviation did no better on PhraseBank, and some encoders have dimensions that never
-change. Strength and class weights are chosen on held-out folds; one temperature then makes the probabilities
-as certain as they are right there (Guo et al. 2017, On Calibration of Modern Neural Networks, 4.2).
+change. Strength and class weights are chosen on held-out folds; where those are ENOUGH rows, one temperature
+then makes the probabilities as certain as they are right there (Guo et al. 2017, On Calibration of Modern Neural
+Networks, 4.2).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # C, from the 
 SKEW = 2.0  # most rows of a class to fewest, from which weights are tried
 WORTH = 0.005  # of macro F1 that weights must bring: they cost certainty that is right
 BINS = 15  # of the expected calibration error, as in Guo et al.
+ENOUGH = 50  # rows for a temperature: of few, often none is held out wrong, and the lowest is then the best
 STEPS, TOLERANCE = 500, 1e-3  # of the solver
 
 # how many of the steps are done, of how many at most
@@ -81,7 +83,7 @@ def fit(x: Array, y: Array, *, threads: int, report: Report) -> Fitted:
         scaled = ((x - centre) / scale).astype(np.float32)
         chosen, folds = choose(model, scaled, y, threads, report)
         weight, bias = solved(model, scaled, y, chosen.strength, chosen.weighted)
-    temperature = tempered(chosen.held_out, y)
+    temperature = calibrated(chosen.held_out, y)
     weight = weight / (scale * temperature)
     bias = bias / temperature - weight @ centre
     held_out = chosen.held_out / temperature
@@ -164,7 +166,7 @@ def choose(model: Any, x: Array, y: Array, threads: int, report: Report) -> tupl
 def strongest(
     model: Any, x: Array, y: Array, folds: int, weighted: bool, threads: int, report: Callable[[int], None]
 ) -> Choice:
-    """The strength with the lowest held-out NLL at its own best temperature.
+    """The strength with the lowest held-out NLL at the temperature that it would get.
 
     NLL falls and then rises with C, so the search ends where it has risen; a weak regularisation takes longest.
     """
@@ -183,7 +185,7 @@ def strongest(
             for fold, solution in enumerate(solutions):
                 assert solution
                 held_out[parts == fold] = x[parts == fold] @ solution[0].T + solution[1]
-            tried = Choice(strength, weighted, held_out, nll(held_out / tempered(held_out, y), y))
+            tried = Choice(strength, weighted, held_out, nll(held_out / calibrated(held_out, y), y))
             report(number)
             if best and tried.nll >= best.nll:
                 break
@@ -224,6 +226,11 @@ def solved(
     return weight, bias
 
 
+def calibrated(logits: Array, y: Array) -> float:
+    """The temperature that held-out logits (rows, labels) are divided by: 1 where the rows are too few to choose it."""
+    return tempered(logits, y) if len(y) >= ENOUGH else 1.0
+
+
 def tempered(logits: Array, y: Array) -> float:
     """The temperature with the lowest NLL of logits / temperature, by golden section over its logarithm."""
     ratio, low, high = (np.sqrt(5) - 1) / 2, -3.0, 3.0
@@ -248,7 +255,7 @@ def log_softmax(logits: Array) -> Array:
 
 def nll(logits: Array, y: Array) -> float:
     """Mean negative log-likelihood of the labels, nats."""
-    return float(-log_softmax(logits)[np.arange(len(y)), y].mean())
+    return float(-log_softmax(logits)[np.arange(len(y)), y].mean()) + 0.0  # never -0.0
 
 
 def figures(logits: Array, y: Array) -> Figures:
