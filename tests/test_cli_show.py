@@ -195,3 +195,27 @@ def test_a_trained_model_says_what_it_was_made_of_and_when_damaged_to_train_agai
             said = capsys.readouterr().err
             assert "train it again, on tiny" in said
             assert "edge pull" not in said
+
+
+def test_an_onnx_decoder_says_its_sizes_like_a_gguf(tmp_path, capsys):
+    source = tiny_checkpoints.write("llama", tmp_path / "source")
+    made = [
+        "convert",
+        str(source),
+        "--to",
+        "onnx",
+        "--level",
+        "fp32",
+        "--name",
+        "tiny",
+        "--out",
+        str(tmp_path),
+    ]
+    assert run(made) == 0
+    rows, facts = shown(tmp_path / "tiny-fp32", capsys)
+    config = json.loads((source / "config.json").read_text())
+    assert (rows["task"], rows["layers"]) == ("generation", str(config["num_hidden_layers"]))
+    assert facts["context"] == config["max_position_embeddings"]
+    assert facts["kv_heads"] == [config["num_key_value_heads"]]
+    assert rows["chat template"].startswith(("yes", "no"))
+    assert "reads" not in rows

@@ -100,6 +100,10 @@ def gguf_facts(header: Header) -> dict[str, Any]:
 def onnx_facts(folder: Path) -> dict[str, Any]:
     """What an ONNX folder says; the graph is not read. Raises RequestError or UnsafeFile where it does not hold."""
     found = onnx_folder.read(folder)
+    if found.task == "generation":
+        return {"format": "ONNX", "task": found.task, "quantization": found.level or None} | decoder_facts(
+            found
+        )
     pooled = found.pooling + (", of length 1" if found.normalize else "")
     return {
         "format": "ONNX",
@@ -110,6 +114,23 @@ def onnx_facts(folder: Path) -> dict[str, Any]:
         "pooling": pooled if found.task == "embedding" else None,
         "labels": list(found.labels),
         "problem": found.problem,
+    }
+
+
+def decoder_facts(folder: onnx_folder.OnnxFolder) -> dict[str, Any]:
+    """A decoder's sizes; none of a folder made elsewhere, which no verb runs."""
+    if not folder.ours:
+        return {}
+    found = onnx_folder.decoder_of(folder)
+    return {
+        "context": found.context,
+        "layers": found.layers,
+        "embedding": found.width,
+        "heads": [found.heads],
+        "kv_heads": [found.kv_heads],
+        "vocabulary": found.vocabulary,
+        "tokenizer": "tokenizer.json",
+        "chat_template": found.chat_template or None,
     }
 
 
