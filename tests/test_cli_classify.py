@@ -81,6 +81,13 @@ def test_entities_of_one_text_are_a_table(classify):
     assert classify("names", "in")[1] == "no entities\n"
 
 
+def test_a_text_below_the_threshold_is_shown_without_a_label(classify, data):
+    one = classify("feelings", "so good", "--threshold", "0.99")[1]
+    assert re.match(r"no label reaches the threshold; they are\nLABEL +PROBABILITY\npositive +0\.8", one)
+    many = classify("feelings", "--input", data("in.txt", "so good\n"), "--threshold", "0.99")[1]
+    assert re.fullmatch(r"- +so good\n", many)
+
+
 def test_rows_are_lines_in_their_order(classify, data):
     path = data("in.txt", "good\n\nso bad \x07 so\n")
     code, out, err = classify("feelings", "--input", path)
@@ -98,6 +105,7 @@ def test_rows_as_json_lines_and_csv(classify, data):
     assert rows[1] == {"text": " ", "label": None, "probability": None, "labels": []}
     out = classify("feelings", "--input", path, "--csv")[1]
     records = list(csv.DictReader(io.StringIO(out, newline="")))
+    assert [record["row"] for record in records] == ["1", "2", "3", "4"]
     assert [record["text"] for record in records] == [row["text"] for row in rows]
     assert [record["label"] for record in records] == ["positive", "", "negative", "negative"]
     assert float(records[0]["probability"]) == rows[0]["probability"]
@@ -156,6 +164,26 @@ def test_the_report_of_entities(classify, data):
     code, out, _ = classify("names", "--input", path, "--format", "conll", "--report")
     assert code == 0
     assert re.search(r"LOC +1\.0000 +0\.5000 +0\.6667 +2\n", out)
+
+
+def test_a_wide_confusion_matrix_is_a_list_of_the_most_frequent(tmp_path, data, capfd):
+    model = tiny_classifiers.feelings(tmp_path / "wide", labels=[letter * 40 for letter in "abc"])
+    labels = dict.fromkeys(["good", "bad"], "a" * 40)
+    path = data("in.csv", "text,label\n" + "".join(f"{text},{label}\n" for text, label in labels.items()))
+    assert run(["classify", str(model), "--input", str(path), "--report"]) == 0
+    out = capfd.readouterr()[0]
+    assert "most often confused (--plot draws the whole matrix" in out
+    assert re.search(r"IN THE DATA +PREDICTED +COUNT\naaaa+ +cccc+ +1\n", out)
+
+
+def test_words_with_tags_are_for_models_of_entities(classify, data):
+    code, _, err = classify("feelings", "--input", data("in.conll", "good B-X\nbad O\n"), "--report")
+    assert (code, "are for models of entities, and feelings labels whole texts" in err) == (2, True)
+
+
+def test_a_plot_is_refused_before_the_model_is_looked_for(capfd, data):
+    code = run(["classify", "./nowhere", "--input", str(data("in.csv", LABELLED)), "--plot", "q.jpg"])
+    assert (code, "q.jpg is no name of a PNG file" in capfd.readouterr()[1]) == (2, True)
 
 
 def test_the_plot_is_a_picture(classify, data, tmp_path):
@@ -351,3 +379,12 @@ def test_a_chat_model_needs_labels(capfd, tmp_path):
     assert code == 0
     assert {each["label"] for each in row["labels"]} == {"good", "bad"}
     assert sum(each["probability"] for each in row["labels"]) == pytest.approx(1)
+
+
+def test_numbers_are_no_positions_among_labels_given_to_a_chat_model(capfd, tmp_path, data):
+    from tiny import tiny_llama
+
+    model, path = tiny_llama(tmp_path / "tiny.gguf"), data("in.csv", "text,label\ngood,1\n")
+    code = run(["classify", str(model), "--input", str(path), "--labels", "good,bad", "--report"])
+    err = capfd.readouterr()[1]
+    assert (code, "line 2 has the label 1, a number, and --labels gives names: good, bad" in err) == (2, True)

@@ -184,6 +184,12 @@ def test_numbers_are_positions_where_no_name_is_a_number():
         gold_labels(Row("x", label="0", line=4), ("1", "2"), several=False)  # not `1`
 
 
+def test_names_that_the_caller_gave_have_no_positions():
+    with pytest.raises(BadData, match="line 4 has the label 1, a number, and --labels gives names: no, yes"):
+        gold_labels(Row("x", label="1", line=4), ("no", "yes"), several=False, numbered=False)
+    assert gold_labels(Row("x", label="1"), ("0", "1"), several=False, numbered=False) == ("1",)
+
+
 def test_a_text_holds_many_labels_separated_by_commas():
     assert gold_labels(Row("x", label="red, blue"), COLORS, several=True) == ("red", "blue")
     assert gold_labels(Row("x", label=("red",)), COLORS, several=True) == ("red",)

@@ -183,3 +183,9 @@ def test_no_more_than_a_record_is_held(tmp_path):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(RequestError, match="cannot be read"), opened(tmp_path / "nothing"):
         pass
+
+
+def test_semicolons_between_columns_are_said(rows):
+    with pytest.raises(BadData, match="has one column, text;label, as if separated by semicolons"):
+        rows("a.csv", "text;label\ngood;positive\n", labelled=True)
+    assert rows("a.csv", "a;b\ngood\n", text="a;b") == [Row("good", line=2)]

@@ -38,13 +38,25 @@ path_option = click.Path(path_type=Path)
     "--input", "file", type=path_option, metavar="FILE", help="Texts to classify; - or nothing is stdin."
 )
 @click.option(
-    "--format", "form", type=click.Choice(FORMATS), help="What the input is; a JSON list is jsonl too.  [by its suffix, else lines]"
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    help="What the input is; a JSON list is jsonl.  [by its suffix, else lines]",
 )
 @click.option("--text-field", metavar="F", help="Field of the text.  [text, sentence, …, or the only one]")
 @click.option("--pair-field", metavar="F", help="Field of the second text.")
 @click.option("--label-field", metavar="F", help="Field of the right label.  [label, category, …]")
-@click.option("--labels", metavar="A,B,…", help="Labels to choose among, which share the probability; a chat model needs them.")
-@click.option("--top", type=click.IntRange(1), metavar="N", help="Labels of a single text, in --json, or of many a text.  [all]")
+@click.option(
+    "--labels",
+    metavar="A,B,…",
+    help="Labels to choose among; they share the probability. Chat models need them.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Labels shown for one text, in --json, or of many a text.  [all]",
+)
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
@@ -110,12 +122,14 @@ def command(
       --csv    row,text,label,probability
                row,label,text,start,end,probability, of entities
 
-    A row is numbered from 1 on. Entities start and end at characters of the text. In JSON left_out counts the tokens that were not read.
+    A row is numbered from 1 on. Entities start and end at characters of the text. In JSON left_out counts the tokens
+    that were not read.
 
     A blank text keeps its place and gets no label. With --threshold a text whose labels are all less likely gets
     none either; where a text may have many labels, it gets all that reach it. A text longer than the model reads is
     cut, which is said, or with --long split read in windows whose probabilities are averaged by their tokens. The
-    label field may number the model's labels from 0 on, but not those given to a chat model. The report counts a text without a label as wrong.
+    label field may number the model's labels from 0 on, but not those given to a chat model. The report counts a text
+    without a label as wrong.
     """
     if text is not None:
         for name, given in {"--input": file, "--report": wants_report, "--plot": plot}.items():

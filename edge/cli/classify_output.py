@@ -16,8 +16,8 @@ from edge.tasks.encoder import About
 from edge.tasks.entities import Tagged
 from edge.tasks.report import Report, Score
 
-FITS = 10  # classes up to which a confusion matrix is printed as one
-PAIRS = 15  # of confused classes, printed where it is not
+FITS = 100  # columns up to which a confusion matrix is printed as one
+PAIRS = 20  # of confused classes, printed where it is not
 
 
 def json_line(answer: Answer) -> str:
@@ -48,8 +48,8 @@ ENTITY = ("label", "text", "start", "end", "probability")
 def csv_writer(about: About, write: Callable[[str], None]) -> Callable[[Answer], None]:
     """A function that writes an answer as records. The header is written first.
 
-    An entity has a record of its own, beginning with its text's number; the labels of a text that may have many stand
-    in one field, separated by commas, and its probability is the highest.
+    Each record begins with its text's number. An entity has a record of its own; the labels of a text that may have
+    many stand in one field, separated by commas, and its probability is the highest.
     """
 
     def record(cells: Sequence[Any]) -> None:
@@ -63,9 +63,9 @@ def csv_writer(about: About, write: Callable[[str], None]) -> Callable[[Answer],
     if about.task == "tokens":
         record(("row", *ENTITY))
     elif about.problem == "regression":
-        record(("text", *(about.labels if len(about.labels) > 1 else ("value",))))
+        record(("row", "text", *(about.labels if len(about.labels) > 1 else ("value",))))
     else:
-        record(("text", "label", "probability"))
+        record(("row", "text", "label", "probability"))
 
     def answered(answer: Answer) -> None:
         nonlocal number
@@ -74,10 +74,10 @@ def csv_writer(about: About, write: Callable[[str], None]) -> Callable[[Answer],
             for entity in answer.entities:
                 record((number, *(getattr(entity, key) for key in ENTITY)))
         elif about.problem == "regression":
-            record((answer.text, *(value for _, value in answer.values)))
+            record((number, answer.text, *(value for _, value in answer.values)))
         else:
             label = ",".join(each.label for each in answer.labels) if multi else answer.label
-            record((answer.text, label, answer.probability))
+            record((number, answer.text, label, answer.probability))
 
     return answered
 
@@ -97,7 +97,7 @@ def row_line(about: About) -> Callable[[Answer], str]:
         elif about.problem == "multi_label_classification" and answer.labels:
             start = ", ".join(f"{one_line(each.label)} {each.probability:.3f}" for each in answer.labels)
         else:
-            likely = "     " if answer.probability is None else f"{answer.probability:.3f}"
+            likely = "     " if answer.label is None else f"{answer.probability:.3f}"
             start = f"{one_line(answer.label or '-'):<{wide}}  {likely}"
         return cut(f"{start}  {shown}", columns)
 
@@ -139,10 +139,11 @@ def of_one(answer: Answer) -> str:
         return table([(one_line(label), f"{value:.6f}") for label, value in answer.values])
     if not answer.labels:
         return "no label reaches the threshold"
-    return table(
+    shown = table(
         [(one_line(each.label), f"{each.probability:.4f}") for each in answer.labels],
         ("label", "probability"),
     )
+    return shown if answer.label is not None else f"no label reaches the threshold; they are\n{shown}"
 
 
 def report_json(report: Report) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def report_text(report: Report) -> str:
 
 
 def confusion(report: Report) -> list[str]:
-    """The confusion matrix, or of many classes the pairs most often confused."""
+    """The confusion matrix, or where that is too wide the pairs most often confused."""
     names = [one_line(name) for name in report.names]
     if report.kind == "multi":
         rows = [
@@ -188,12 +189,14 @@ def confusion(report: Report) -> list[str]:
             for name, ((neither, spurious), (missed, both)) in zip(names, report.matrix.tolist(), strict=True)
         ]
         return aligned([("", "found", "missed", "spurious", "rightly not"), *rows]).split("\n")
-    if len(names) <= FITS:
+    if 3 * len(names) <= FITS:  # a column has two spaces and a letter
         rows = [
             (name, *(f"{count:,}" for count in counts))
             for name, counts in zip(names, report.matrix.tolist(), strict=True)
         ]
-        return ["in the data, by row; predicted, by column", *aligned([("", *names), *rows]).split("\n")]
+        matrix = aligned([("", *names), *rows]).split("\n")
+        if len(matrix[0]) <= FITS:
+            return ["in the data, by row; predicted, by column", *matrix]
     confused = [
         (int(count), names[row], names[column])
         for row, counts in enumerate(report.matrix)
@@ -203,10 +206,10 @@ def confusion(report: Report) -> list[str]:
     confused.sort(key=lambda each: -each[0])
     if not confused:
         return ["nothing was confused"]
-    pairs = [(f"{count:,}", name, f"taken for {taken}") for count, name, taken in confused[:PAIRS]]
+    pairs = [(name, taken, f"{count:,}") for count, name, taken in confused[:PAIRS]]
     return [
-        "most often confused (--json has the whole matrix, --plot draws it)",
-        *aligned(pairs, 1).split("\n"),
+        "most often confused (--plot draws the whole matrix, --json has it)",
+        *table(pairs, ("in the data", "predicted", "count")).split("\n"),
     ]
 
 

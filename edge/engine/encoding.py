@@ -19,6 +19,7 @@ class About:
 
     task        embedding, classification (of texts) or tokens (a label for each)
     labels      a classifier's by their number; empty for embeddings
+    labels_given  whether the caller named them, so that their order means nothing
     problem     its problem_type: regression, single_label_classification, multi_label_classification; None: not said
     backend     onnxruntime-cpu or llama.cpp-cpu
     level       the quantization level; empty where the file does not say
@@ -39,6 +40,7 @@ class About:
     width: int
     workers: int = 1
     window: int = 2048
+    labels_given: bool = False
 
 
 @dataclass(frozen=True, slots=True)

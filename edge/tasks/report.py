@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge.errors import BadData, RequestError
 from edge.tasks.encoder import Array
 from edge.tasks.entities import OUTSIDE, Tags, spans
-from edge.tasks.rows import Label, Row
+from edge.tasks.rows import Label, Row, shown
 
 Counts = NDArray[np.int64]
 NONE = "(none)"  # in the confusion matrix: what got no label, or is no entity
@@ -169,13 +169,13 @@ def divided(over: Array, under: Array) -> Array:
     return np.asarray(over / np.where(under == 0, 1, under))
 
 
-def gold_labels(row: Row, labels: Sequence[str], *, several: bool) -> tuple[str, ...]:
+def gold_labels(row: Row, labels: Sequence[str], *, several: bool, numbered: bool = True) -> tuple[str, ...]:
     """A row's labels by the model's names.
 
-    A number is a name's position where no name is itself a number; with `several`, a text holds them separated by
-    commas. Raises BadData for a label that the model lacks.
+    A number is a name's position where the names are `numbered` and none is itself a number; with `several`, a text
+    holds them separated by commas. Raises BadData for a label that the model lacks.
     """
-    return tuple(known(name, labels, row.line) for name in each_label(row.label, row.line, several))
+    return tuple(known(name, labels, row.line, numbered) for name in each_label(row.label, row.line, several))
 
 
 def each_label(label: Label, line: int, several: bool) -> tuple[str, ...]:
@@ -188,9 +188,14 @@ def each_label(label: Label, line: int, several: bool) -> tuple[str, ...]:
     return label
 
 
-def known(label: str, labels: Sequence[str], line: int) -> str:
+def known(label: str, labels: Sequence[str], line: int, numbered: bool) -> str:
     if label in labels:
         return label
+    if not numbered and label.isdecimal():
+        raise BadData(
+            f"line {line} has the label {shown(label)}, a number, and --labels gives names: {', '.join(labels)}",
+            hint="write the labels of the data as names from --labels",
+        )
     if (
         label.isdecimal()
         and len(label) < 10  # int() refuses thousands of digits

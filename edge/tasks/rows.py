@@ -155,6 +155,11 @@ def columns(source: Source, records: Iterator[tuple[int, Sequence[str]]], fields
                 if fields.numbered
                 else [cell.strip() for cell in record]
             )
+            if width == 1 and ";" in names[0] and not fields.text:
+                raise BadData(
+                    f"{source.name} has one column, {shown(names[0])}, as if separated by semicolons",
+                    hint="convert it to commas or tabs, or name that column with --text-field",
+                )
             wanted = {part: names.index(name) for part, name in named(source, names, fields).items()}
             if not fields.numbered:
                 continue

@@ -59,6 +59,7 @@ class ZeroShot:
             max_tokens=model.engine.context - max(len(tree.nodes) for tree in self._trees),
             width=len(labels),
             window=32,
+            labels_given=True,
         )
         given = f"{len(examples)} examples" if examples else "no examples"
         self.reason = (
