@@ -388,3 +388,15 @@ def test_numbers_are_no_positions_among_labels_given_to_a_chat_model(capfd, tmp_
     code = run(["classify", str(model), "--input", str(path), "--labels", "good,bad", "--report"])
     err = capfd.readouterr()[1]
     assert (code, "line 2 has the label 1, a number, and --labels gives names: good, bad" in err) == (2, True)
+
+
+def test_labels_from_an_onnx_chat_model_need_its_gguf_form(capfd, tmp_path):
+    import tiny_checkpoints
+
+    from edge.convert.onnx import to_onnx
+
+    (made,) = to_onnx.convert(tiny_checkpoints.write("llama-tied", tmp_path / "tiny"), ["fp32"], tmp_path)
+    assert run(["classify", str(made.path), "good", "--labels", "good,bad"]) == 2
+    err = capfd.readouterr()[1]
+    assert "need its GGUF form" in err
+    assert "--level q8_0" in err
