@@ -171,6 +171,23 @@ def test_what_cannot_be_opened_says_what_to_do(out, tmp_path):
             open_encoder(absent)
 
 
+def test_a_kept_checkpoint_is_called_by_its_name():
+    store.pull(str(checkpoint(CASE)), "kept-source")
+    with pytest.raises(RequestError, match=r"^kept-source is a checkpoint$") as caught:
+        open_encoder("kept-source")
+    assert "`edge convert kept-source --to onnx" in caught.value.hint
+
+
+def test_a_folder_that_lost_its_graph_is_no_checkpoint(out):
+    (out / "tiny-fp32" / "model.onnx").unlink()
+    for look in (open_encoder, artifacts.task, store.resolve):
+        with pytest.raises(
+            RequestError, match=r"has no weights: .* neither \.safetensors nor \.onnx"
+        ) as caught:
+            look(str(out / "tiny-fp32"))
+        assert "convert" in caught.value.hint
+
+
 def test_a_damaged_form_is_not_passed_over_in_silence(out):
     (out / "tiny-fp32" / "model.onnx").write_bytes(b"garbage")
     with pytest.raises(UnsafeFile):

@@ -72,6 +72,11 @@ def local_files(path: Path) -> list[Path]:
         pickles = checkpoints.nothing(str(path), names, "")
         if configured and isinstance(pickles, UnsafeFile):
             raise pickles
+        if checkpoints.CONFIG in names:
+            raise RequestError(
+                f"{path} has no weights: there is {checkpoints.CONFIG}, and neither .safetensors nor .onnx",
+                hint="copy the model again, or convert its checkpoint again",
+            )
         raise RequestError(
             f"{path} is not a checkpoint (config.json and .safetensors)", hint="name the model file in it"
         )

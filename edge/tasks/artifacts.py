@@ -13,6 +13,7 @@ from edge.engine.encoder import task_of
 from edge.errors import RequestError
 from edge.gguf_header.tables import FILE_TYPES
 from edge.onnx_folder import is_folder
+from edge.store import in_place
 from edge.store.checkpoints import ADAPTER_CONFIG, CONFIG
 from edge.store.refs import Local, Name, parse
 from edge.tasks import head
@@ -56,7 +57,7 @@ def located(ref: str) -> tuple[str, list[Path]]:
         if found := siblings(path):
             return path.name, found
     model = store.resolve(ref)
-    return model.name, list(within(model.path))
+    return model.name, list(within(model.path, model.name if model.added else None))
 
 
 def siblings(path: Path) -> list[Path]:
@@ -79,8 +80,8 @@ def stem(path: Path) -> str:
     return start if start and level.lower() in (*ONNX_LEVELS, *GGUF_LEVELS) else name
 
 
-def within(path: Path) -> Iterator[Path]:
-    """The forms in a file or folder. Raises RequestError where it is none and holds none."""
+def within(path: Path, name: str | None = None) -> Iterator[Path]:
+    """The forms in a file or folder, kept under a name or not. Raises RequestError where it is none and holds none."""
     if path.is_file() or is_folder(path) or head.is_headed(path):
         yield path
         return
@@ -97,17 +98,20 @@ def within(path: Path) -> Iterator[Path]:
             raise RequestError(f"{path} holds {len(models)} models", hint=f"name one of {shown}")
         yield from forms
         return
-    names = {other.name for other in found}
-    where = shlex.quote(str(path))
+    names, called = {other.name for other in found}, name or str(path)
     if CONFIG in names:
         beside = siblings(path)
+        if not beside:
+            in_place.local_files(path)  # says what is missing where it has no weights
         raise RequestError(
-            f"{path} is a checkpoint",
-            hint=f"name {beside[0]}" if beside else f"run `edge convert {where} --to onnx --level int8`",
+            f"{called} is a checkpoint",
+            hint=f"name {beside[0]}"
+            if beside
+            else f"run `edge convert {shlex.quote(called)} --to onnx --level int8`",
         )
     if ADAPTER_CONFIG in names:
-        raise RequestError(f"{path} is a LoRA adapter", hint="give a model")
-    raise RequestError(f"{path} holds no model", hint="name an ONNX folder, or a GGUF file")
+        raise RequestError(f"{called} is a LoRA adapter", hint="give a model")
+    raise RequestError(f"{called} holds no model", hint="name an ONNX folder, or a GGUF file")
 
 
 def artifact(path: Path) -> Artifact:
