@@ -1,7 +1,8 @@
 """Attention in the graph: ONNX Runtime's MultiHeadAttention where it computes it, else scores, softmax and sum.
 
 Its `Attention` would multiply by the weights of query, key and value too, but in float32 only. An addition and
-LayerNormalization stay two operators: SkipLayerNormalization is slower on a CPU (bench/LOG.md).
+LayerNormalization stay two operators: SkipLayerNormalization is a little slower on a CPU
+(bench/LOG.md).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from edge.onnx.check import Graph, check
 
 Array = NDArray[Any]
 BACKEND = "onnxruntime-cpu"
-# Each is slower on a CPU than the operators it takes the place of (bench/LOG.md)
+# Each is a little slower on a CPU than the operators it takes the place of (bench/LOG.md)
 SLOW_FUSIONS = ("SkipLayerNormFusion", "BiasGeluFusion")
 QUIET = 4  # only what ends the process: refusals come as exceptions, with the same words
 # "[ONNXRuntimeError] : 10 : INVALID_GRAPH : Load model from /…/model.onnx failed:"
