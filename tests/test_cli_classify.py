@@ -83,7 +83,7 @@ def test_entities_of_one_text_are_a_table(classify):
 
 def test_a_text_below_the_threshold_is_shown_without_a_label(classify, data):
     one = classify("feelings", "so good", "--threshold", "0.99")[1]
-    assert re.match(r"no label reaches the threshold; they are\nLABEL +PROBABILITY\npositive +0\.8", one)
+    assert re.match(r"no label reaches the threshold:\nLABEL +PROBABILITY\npositive +0\.8", one)
     many = classify("feelings", "--input", data("in.txt", "so good\n"), "--threshold", "0.99")[1]
     assert re.fullmatch(r"- +so good\n", many)
 

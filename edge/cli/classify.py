@@ -49,7 +49,7 @@ path_option = click.Path(path_type=Path)
 @click.option(
     "--labels",
     metavar="A,B,…",
-    help="Labels to choose among; they share the probability. Chat models need them.",
+    help="Which of its labels to choose among, sharing the probability. Chat models need them.",
 )
 @click.option(
     "--top",

@@ -143,7 +143,7 @@ def of_one(answer: Answer) -> str:
         [(one_line(each.label), f"{each.probability:.4f}") for each in answer.labels],
         ("label", "probability"),
     )
-    return shown if answer.label is not None else f"no label reaches the threshold; they are\n{shown}"
+    return shown if answer.label is not None else f"no label reaches the threshold:\n{shown}"
 
 
 def report_json(report: Report) -> dict[str, Any]:
