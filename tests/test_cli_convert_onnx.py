@@ -112,7 +112,10 @@ def test_verify_holds_a_converted_folder_against_its_certificate(damaged, tmp_pa
     assert run(["verify", str(folder)]) == 3
     printed = capsys.readouterr()
     assert f"{damaged} has sha256 " in printed.out
-    assert "damaged: decoder-int8; convert or copy it again" in printed.err
+    assert (
+        "damaged: decoder-int8; it is not what certificate.json states: convert or copy it again"
+        in printed.err
+    )
     (folder / damaged).unlink()
     if damaged != "model.onnx":
         assert run(["verify", str(folder), "--json"]) == 3

@@ -41,13 +41,11 @@ def command(ref: str | None, as_json: bool) -> None:
             for check, certificate in checks
         ]
         click.echo(table(rows, ("model", "size", "state")) if rows else "Nothing is kept yet.")
-    certified = any(certificate for _, certificate in checks)
     if damaged := [check.name for check, _ in checks if not check.ok]:
-        again = (
-            "convert or copy it again"
-            if certified
-            else "`edge pull` with the same name brings what is wrong again"
-        )
+        named = [certificate.name for _, certificate in checks if certificate]
+        again = "`edge pull` with the same name brings what is wrong again"
+        if named:  # a path is verified alone
+            again = f"it is not what {named[0]} states: convert or copy it again"
         raise HashMismatch(f"damaged: {', '.join(damaged)}", hint=again)
 
 
