@@ -153,7 +153,7 @@ def labelled(data: Path, fields: Fields) -> tuple[list[tuple[Row, str]], int]:
 def tested(test: Path, fields: Fields, labels: Sequence[str]) -> list[tuple[Row, str]]:
     """The rows to test on, their labels all known. Raises BadData naming the line of one that is not."""
     examples, _ = labelled(test, fields)
-    return [(row, known(label, labels, row.line)) for row, label in examples]
+    return [(row, known(label, labels, row.line, numbered=True)) for row, label in examples]
 
 
 def embedded(encoder: Encoder, texts: Sequence[Row], steps: Steps) -> tuple[Array, int]:
