@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,11 @@ MODEL_HOME = REPOSITORY / ".venv" / "edge-home"
 def pytest_configure():
     """Let each process of pytest-xdist, with all that it starts, have a core of its own.
 
-    Threads of models so small spend their time on waiting for each other, the more so beside another process's.
+    Threads of models so small spend their time on waiting for each other, the more so beside another process's. And
+    let Ctrl-C be heard, which a shell has its background jobs ignore, and they whatever they start.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

@@ -76,9 +76,7 @@ path_option = click.Path(path_type=Path)
 @click.option("--plot", type=path_option, metavar="FILE.png", help="Draw the report's confusion matrix.")
 @click.option("--examples", type=path_option, metavar="FILE", help="Labelled texts to show a chat model.")
 @click.option("--backend", type=click.Choice(["onnx", "gguf"]), help="What runs it.  [the faster one here]")
-@click.option(
-    "--threads", type=click.IntRange(1, 512), metavar="N", help="Threads.  [measured, or all cores]"
-)
+@click.option("--threads", type=click.IntRange(1, 512), metavar="N", help="Threads.  [all cores]")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line; of a report, one.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV with a header.")
 def command(

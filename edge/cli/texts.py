@@ -16,9 +16,7 @@ F = TypeVar("F", bound=Callable[..., object])
 def input_options(command: F) -> F:
     """--input, --format, --text-field, --backend and --threads, as `edge classify` has them."""
     for option in (
-        click.option(
-            "--threads", type=click.IntRange(1, 512), metavar="N", help="Threads.  [measured, or all cores]"
-        ),
+        click.option("--threads", type=click.IntRange(1, 512), metavar="N", help="Threads.  [all cores]"),
         click.option(
             "--backend", type=click.Choice(["onnx", "gguf"]), help="What runs it.  [the faster one here]"
         ),
