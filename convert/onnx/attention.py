@@ -7,14 +7,16 @@ LayerNormalization stay two operators: SkipLayerNormalization is a little slower
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .emit import HIDDEN, Emission
 from .relative import outside, tokens
-from .values import Value, stacked
+from .values import Array, Value, stacked
+
+FLOAT, DOUBLE = 1, 11  # onnx.TensorProto.DataType
 
 
 def is_plain(value: Value) -> bool:
@@ -40,22 +42,33 @@ def turned(emission: Emission, part: Value) -> str:
 
 
 def rotation(emission: Emission, part: Value) -> tuple[str, str]:
-    """Cosines and sines of the positions from 0 on, float32 (tokens, pairs), by way of float64 as in the reference."""
-    frequencies, scale = part.attributes["frequencies"], part.attributes["scale"]
+    """Cosines and sines of the positions from 0 on, float32 (tokens, pairs)."""
+
+    def positions() -> str:
+        zero, one = (emission.graph.constant(number, np.int64) for number in (0, 1))
+        return emission.node("Range", zero, emission.node("Squeeze", tokens(emission)), one)
+
+    return waves(emission, part.attributes["frequencies"], part.attributes["scale"], positions)
+
+
+def waves(
+    emission: Emission, frequencies: Array, scale: float, positions: Callable[[], str]
+) -> tuple[str, str]:
+    """Cosines and sines of positions (tokens,), float32 (tokens, pairs), by way of float64 as in the reference."""
     key = f"rotation {frequencies.tobytes().hex()} {scale}"
 
     def angles() -> str:
-        count = emission.node("Squeeze", tokens(emission))
-        zero, one = (emission.graph.constant(number, np.int64) for number in (0, 1))
-        steps = emission.node("Cast", emission.node("Range", zero, count, one), to=11)
-        row = emission.graph.constant(frequencies[None], np.float64)
-        return emission.node("Mul", emission.node("Unsqueeze", steps, emission.ints(1)), row)
+        column = emission.node("Unsqueeze", emission.node("Cast", positions(), to=DOUBLE), emission.ints(1))
+        return emission.node("Mul", column, emission.graph.constant(frequencies[None], np.float64))
 
     def wave(shift: float) -> str:
-        moved = emission.made_once(f"{key} angles", angles)  # ONNX Runtime has no cosine in float64
-        shifted = emission.node("Add", moved, emission.graph.constant(shift, np.float64))
-        narrow = emission.node("Cast", emission.node("Sin", shifted), to=1)
-        return narrow if scale == 1 else emission.node("Mul", narrow, scale)
+        found = emission.made_once(f"{key} angles", angles)
+        if shift:  # ONNX Runtime has no cosine in float64
+            found = emission.node("Add", found, emission.graph.constant(shift, np.float64))
+        found = emission.node("Sin", found)
+        if scale != 1:
+            found = emission.node("Mul", found, emission.graph.constant(scale, np.float64))
+        return emission.node("Cast", found, to=FLOAT)
 
     return (
         emission.made_once(f"{key} cos", lambda: wave(float(np.pi / 2))),

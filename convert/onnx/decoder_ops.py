@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .attention import FLOAT, waves
 from .emit import EMITTERS, Emission
 from .graph import MICROSOFT
 from .levels import LEVELS
@@ -19,7 +20,7 @@ from .ops import Ops
 from .values import Array, Handle, Value
 
 IDS, PAST = "input_ids", "past_length"
-DOUBLE, FLOAT, INT32 = 11, 1, 6  # onnx.proto, TensorProto.DataType
+INT32 = 6  # onnx.proto, TensorProto.DataType
 
 
 def past_and_present(layer: int) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -103,29 +104,13 @@ def places(emission: Emission) -> str:
 
 def rotation(emission: Emission, frequencies: Array, scale: float) -> tuple[str, str]:
     """Cosines and sines of the new tokens, float32 (tokens, pairs)."""
-    key = f"rotation {frequencies.tobytes().hex()} {scale}"
 
-    def angles() -> str:
+    def positions() -> str:
         zero, one = (emission.graph.constant(number, np.int64) for number in (0, 1))
         steps = emission.node("Range", zero, emission.node("Squeeze", new_tokens(emission)), one)
-        positions = emission.node("Cast", emission.node("Add", PAST, steps), to=DOUBLE)
-        column = emission.node("Unsqueeze", positions, emission.ints(1))
-        return emission.node("Mul", column, emission.graph.constant(frequencies[None], np.float64))
+        return emission.node("Add", PAST, steps)
 
-    def wave(shift: float) -> str:
-        # ONNX Runtime has no cosine in float64
-        moved = emission.made_once(f"{key} angles", angles)
-        if shift:
-            moved = emission.node("Add", moved, emission.graph.constant(shift, np.float64))
-        wave = emission.node("Sin", moved)
-        if scale != 1:
-            wave = emission.node("Mul", wave, emission.graph.constant(scale, np.float64))
-        return emission.node("Cast", wave, to=FLOAT)
-
-    return (
-        emission.made_once(f"{key} cos", lambda: wave(float(np.pi / 2))),
-        emission.made_once(f"{key} sin", lambda: wave(0.0)),
-    )
+    return waves(emission, frequencies, scale, positions)
 
 
 def rope(emission: Emission, value: Value) -> str:
