@@ -10,6 +10,7 @@
     ├── StoreError            exit 1   the disk: full, read-only, locked
     ├── SessionError          exit 1   a saved conversation: unknown, damaged, or the file is not ours
     ├── EngineError           exit 1   llama.cpp refused to load or to decode
+    ├── QueueFull             exit 1   more requests wait than may
     ├── ConversionError       exit 1   a checkpoint that cannot be converted, or does not prove equal
     ├── UnsafeFile            exit 3   a file that is damaged, hostile or not what its name says
     │   ├── BadGGUF           exit 3   its header does not hold together
@@ -92,6 +93,10 @@ class SessionError(EdgeError):
 
 class EngineError(EdgeError):
     """llama.cpp refused to load the model or to decode a batch."""
+
+
+class QueueFull(EdgeError):
+    """As many requests wait for an answer as may; this one was not taken."""
 
 
 class ConversionError(EdgeError):

@@ -65,6 +65,11 @@ class Plan:
     threads: Threads
     context: int
     sequences: int
+    parallel: int
+    unified: bool
+    kv: str
+    flash: bool | None
+    row_multiple: int
     gpu_layers: int
     memory: Memory
     fits: bool
@@ -90,6 +95,7 @@ def plan(
     memory: float | str | None = None,
     threads: int | None = None,
     sequences: int = 1,
+    parallel: int = 1,
     beside: int = 0,
     on: Host | None = None,
 ) -> Plan:
@@ -130,7 +136,12 @@ def plan(
         rejected=(*found.chosen.rejected, *left_out),
         threads=use,
         context=context,
-        sequences=sequences,
+        sequences=max(sequences, parallel),
+        parallel=parallel,
+        unified=sequences > 1 and parallel == 1,
+        kv="f16",
+        flash=None,
+        row_multiple=1,
         gpu_layers=0 if on_cpu else ALL_LAYERS,
         memory=needed,
         fits=fits,
