@@ -41,7 +41,7 @@ Rule = list[list[int]]  # alternatives, each a list of items
 
 @lru_cache(maxsize=16)
 def check_grammar(text: str) -> tuple[str, ...]:
-    """The tokens that a grammar names as `<text>`, once it is known that llama.cpp can follow it.
+    """The tokens that a grammar names, `<text>` or `<[id]>`, once it is known that llama.cpp can follow it.
 
     Raises RequestError for a text that is none, lacks `root` or a rule, or cannot be followed; the line or the
     rule is named.
@@ -155,7 +155,7 @@ class Reader:
         return ANY_SPACES if len(frames) > 1 else SPACES
 
     def _terminal(self, top: Open, piece: re.Match[str]) -> None:
-        if piece["token"] and "<[" not in piece["token"]:
+        if piece["token"]:
             self.tokens.append(piece["token"].lstrip("!"))
         nothing = piece[0] in ('""', "[]", "[^]")
         self._count(piece.start(), len(piece[0]))

@@ -13,13 +13,16 @@ LOSSLESS = (1, 2, 5)  # llama.h, enum llama_vocab_type: SentencePiece BPE, byte-
 
 
 class Vocab:
-    """The vocabulary of a loaded model. Lives as long as the model does."""
+    """The vocabulary of a loaded model. Lives as long as the model does.
+
+    `handle` is llama.cpp's, for those of its samplers that look at texts.
+    """
 
     def __init__(self, model: Any) -> None:
         lib = llama()
-        self._handle = lib.llama_model_get_vocab(model)
-        self.size: int = lib.llama_vocab_n_tokens(self._handle)
-        self.adds_bos: bool = lib.llama_vocab_get_add_bos(self._handle)
+        self.handle = lib.llama_model_get_vocab(model)
+        self.size: int = lib.llama_vocab_n_tokens(self.handle)
+        self.adds_bos: bool = lib.llama_vocab_get_add_bos(self.handle)
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
         self._buffer = ctypes.create_string_buffer(512)
@@ -34,7 +37,7 @@ class Vocab:
         data = utf8(text)
         room = len(data) + 8
         ids = (ctypes.c_int32 * room)()
-        count = llama().llama_tokenize(self._handle, data, len(data), ids, room, add_special, parse_special)
+        count = llama().llama_tokenize(self.handle, data, len(data), ids, room, add_special, parse_special)
         if count < 0:
             raise EngineError("llama.cpp could not tokenize the text", hint="shorten it")
         return ids[:count]
@@ -46,7 +49,7 @@ class Vocab:
         the longest one has, which holds for the kinds of tokenizer that drop nothing.
         """
         size = len(text.encode("utf-8", "surrogatepass"))
-        if size < CHEAP_BYTES or llama().llama_vocab_type(self._handle) not in LOSSLESS:
+        if size < CHEAP_BYTES or llama().llama_vocab_type(self.handle) not in LOSSLESS:
             return
         if not self._longest:
             self._longest = max(len(self._read_piece(token, special=True)) for token in range(self.size))
@@ -65,32 +68,32 @@ class Vocab:
         """Whether this token ends an answer (EOS, end of turn)."""
         known = self._ends.get(token)
         if known is None:
-            known = self._ends[token] = bool(llama().llama_vocab_is_eog(self._handle, token))
+            known = self._ends[token] = bool(llama().llama_vocab_is_eog(self.handle, token))
         return known
 
     def special_text(self, which: str) -> str:
         """The text of the "bos" or "eos" token, or an empty string where the model has none."""
         lib = llama()
-        token = getattr(lib, f"llama_vocab_{which}")(self._handle)
-        text = lib.llama_vocab_get_text(self._handle, token) if token >= 0 else None
+        token = getattr(lib, f"llama_vocab_{which}")(self.handle)
+        text = lib.llama_vocab_get_text(self.handle, token) if token >= 0 else None
         return text.decode("utf-8", "replace") if text else ""
 
     def has(self, text: str) -> bool:
         """Whether `text` is one control token of this vocabulary."""
         ids = self.tokens(text, add_special=False, parse_special=True)
-        return len(ids) == 1 and bool(llama().llama_vocab_is_control(self._handle, ids[0]))
+        return len(ids) == 1 and bool(llama().llama_vocab_is_control(self.handle, ids[0]))
 
     def control_texts(self) -> frozenset[str]:
         """The texts of all control tokens; looks at every entry of the vocabulary."""
         lib = llama()
         return frozenset(
-            lib.llama_vocab_get_text(self._handle, token).decode("utf-8", "replace")
+            lib.llama_vocab_get_text(self.handle, token).decode("utf-8", "replace")
             for token in range(self.size)
-            if lib.llama_vocab_is_control(self._handle, token)
+            if lib.llama_vocab_is_control(self.handle, token)
         )
 
     def _read_piece(self, token: int, *, special: bool = False) -> bytes:
-        count = llama().llama_token_to_piece(self._handle, token, self._buffer, len(self._buffer), 0, special)
+        count = llama().llama_token_to_piece(self.handle, token, self._buffer, len(self._buffer), 0, special)
         if count < 0:  # the buffer is too small by its own account
             self._buffer = ctypes.create_string_buffer(-count)
             return self._read_piece(token, special=special)

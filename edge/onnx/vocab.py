@@ -23,6 +23,8 @@ class OnnxVocab:
     tokenizer, or one of a kind whose tokens are not pieces of text.
     """
 
+    handle = None  # llama.cpp has no such vocabulary
+
     def __init__(self, path: Path, said: DecoderFolder) -> None:
         with path.open("rb") as file:
             self._tokenizer, _ = opened(file.read(MAX_BYTES + 1), str(path))
