@@ -14,7 +14,6 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
-from typing import Any
 
 from edge.peak import peak_rss_bytes
 
@@ -27,18 +26,10 @@ def open_edge(path: str, threads: int, context: int) -> tuple[Stream, int]:
     from edge.engine import Engine, Sampling
     from edge.planner import plan
 
-    class Endless(Engine):
-        """Goes on where the model would end its answer: on random tokens it may do so at once."""
-
-        def _read(self, answer: Any, limit: int) -> tuple[str, str | None]:
-            if answer.count < limit and self.vocab.is_end(answer.token):
-                return "", None
-            return super()._read(answer, limit)
-
-    engine = Endless(plan(path, ctx=context, threads=threads))
+    engine = Engine(plan(path, ctx=context, threads=threads))
 
     def stream(prompt: Sequence[int], new: int) -> Iterator[int]:
-        for chunk in engine.stream(prompt, Sampling(temperature=0, max_tokens=new)):
+        for chunk in engine.submit(prompt, Sampling(temperature=0, max_tokens=new, ignore_eos=True)):
             yield chunk.completion_tokens
 
     return stream, engine.vocab.size

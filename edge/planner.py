@@ -21,6 +21,7 @@ from edge.store.checkpoints import is_adapter
 DEFAULT_CONTEXT = 4096
 ALL_LAYERS = 999  # llama.cpp's way to say: every layer on the accelerator
 MAX_THREADS = 512
+LOGITS_ROWS = 16  # rows of logits a step may want at least: one sequence's next token, and its guesses
 ONNX_BACKEND = "onnxruntime-cpu"
 
 Need = Callable[[int], Memory]  # context in tokens → what it would take

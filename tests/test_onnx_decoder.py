@@ -1,6 +1,7 @@
 """ONNX decoders: the graph beside NumPy's pass, the engine beside llama.cpp's on the same checkpoint, the command."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from edge.convert.onnx import decoder, generation, graph, to_onnx
 from edge.convert.understood import understand
 from edge.engine import Engine, Sampling, Tally
 from edge.errors import BadONNX, ConversionError, EngineError, PromptTooLong, RequestError, UnsafeFile
-from edge.onnx.decoder import OnnxDecoder
 from edge.onnx.session import Session
 from edge.planner import plan
 
@@ -43,14 +43,9 @@ def test_the_graph_computes_what_numpy_does_whole_in_pieces_and_token_by_token(c
     assert np.abs(whole[0] - expected[-1]).max() < 1e-4
 
 
-class Exact(Engine):
+def exact(file, **settings):
     """llama.cpp with keys and values in float32, as ours are: its usual cache is in half."""
-
-    def _context_params(self, plan):
-        params = super()._context_params(plan)
-        params.type_k = params.type_v = 0  # ggml.h, GGML_TYPE_F32
-        params.flash_attn_type = 0
-        return params
+    return Engine(replace(plan(str(file), **settings), kv="f32", flash=False))
 
 
 def made(case, folder):
@@ -70,12 +65,12 @@ def both(tmp_path_factory):
 @pytest.fixture
 def engines(both):
     file, made = both
-    with Exact(plan(str(file), sequences=3)) as gguf, OnnxDecoder(plan(str(made.path), sequences=3)) as onnx:
+    with exact(file, sequences=3) as gguf, Engine(plan(str(made.path), sequences=3)) as onnx:
         yield gguf, onnx
 
 
 def answers(engine, sampling, n=1, text="the king in the tower said é"):
-    chunks = list(engine.stream(engine.vocab.tokens(text), sampling, n))
+    chunks = list(engine.submit(engine.vocab.tokens(text), sampling, n=n))
     return [
         [(chunk.token, chunk.text, chunk.finish_reason) for chunk in chunks if chunk.index == i]
         for i in range(n)
@@ -93,7 +88,7 @@ def test_it_says_greedily_what_llama_cpp_says(engines):
 def test_each_family_says_greedily_what_llama_cpp_says(case, tmp_path):
     file, onnx = made(case, tmp_path)
     settings = Sampling(temperature=0, max_tokens=40, repeat_penalty=1.3)
-    with Exact(plan(str(file))) as ours, OnnxDecoder(plan(str(onnx.path))) as theirs:
+    with exact(file) as ours, Engine(plan(str(onnx.path))) as theirs:
         assert answers(theirs, settings) == answers(ours, settings)
 
 
@@ -110,9 +105,9 @@ def test_several_answers_are_those_of_llama_cpp_though_some_end_before_others(en
     settings = Sampling(temperature=1.5, seed=3, max_tokens=20, stop=stop)
     assert answers(onnx, settings, 3) == answers(gguf, settings, 3)
     # and what is kept of them is what was computed
-    again = list(onnx.stream(onnx.vocab.tokens("the king in the tower said no"), settings))
-    with OnnxDecoder(onnx.plan) as fresh:
-        cold = list(fresh.stream(fresh.vocab.tokens("the king in the tower said no"), settings))
+    again = list(onnx.submit(onnx.vocab.tokens("the king in the tower said no"), settings))
+    with Engine(onnx.plan) as fresh:
+        cold = list(fresh.submit(fresh.vocab.tokens("the king in the tower said no"), settings))
     assert again[0].reused_tokens > 0 == cold[0].reused_tokens
     assert [chunk.token for chunk in again] == [chunk.token for chunk in cold]
 
@@ -129,22 +124,22 @@ def test_a_longer_prompt_reuses_what_it_shares_and_says_the_same(engines):
     _, onnx = engines
     settings = Sampling(temperature=0, max_tokens=8)
     ids = onnx.vocab.tokens("the king")
-    said = [chunk.token for chunk in onnx.stream(ids, settings)]
+    said = [chunk.token for chunk in onnx.submit(ids, settings)]
     longer = [*ids, *said, *onnx.vocab.tokens(" and on")]
-    again = list(onnx.stream(longer, settings))
+    again = list(onnx.submit(longer, settings))
     assert again[0].reused_tokens == len(ids) + len(said) - 1
-    with OnnxDecoder(onnx.plan) as fresh:
-        assert [chunk.token for chunk in fresh.stream(longer, settings)] == [chunk.token for chunk in again]
+    with Engine(onnx.plan) as fresh:
+        assert [chunk.token for chunk in fresh.submit(longer, settings)] == [chunk.token for chunk in again]
 
 
 def test_a_prompt_of_several_batches_equals_one_in_pieces(both, tmp_path):
     _, made = both
-    with OnnxDecoder(plan(str(made.path), ctx=512)) as engine:
+    with Engine(plan(str(made.path), ctx=512)) as engine:
         ids = (engine.vocab.tokens("the tower in the rain ") * 60)[:500]
         settings = Sampling(temperature=0, max_tokens=6)
-        whole = [chunk.token for chunk in engine.stream(ids, settings)]
-        list(engine.stream(ids[:123], Sampling(temperature=0, max_tokens=1)))
-        resumed = list(engine.stream(ids, settings))
+        whole = [chunk.token for chunk in engine.submit(ids, settings)]
+        list(engine.submit(ids[:123], Sampling(temperature=0, max_tokens=1)))
+        resumed = list(engine.submit(ids, settings))
     assert resumed[0].reused_tokens == 123
     assert [chunk.token for chunk in resumed] == whole
 
@@ -152,27 +147,27 @@ def test_a_prompt_of_several_batches_equals_one_in_pieces(both, tmp_path):
 def test_requests_are_refused_taken_over_and_ended(engines):
     _, onnx = engines
     with pytest.raises(RequestError, match="the prompt is empty"):
-        onnx.stream([], Sampling())
+        onnx.submit([], Sampling())
     with pytest.raises(RequestError, match="4 answers"):
-        onnx.stream([5], Sampling(), 4)
+        onnx.submit([5], Sampling(), n=4)
     with pytest.raises(PromptTooLong):
-        onnx.stream([5] * onnx.context, Sampling())
+        onnx.submit([5] * onnx.context, Sampling())
     with pytest.raises(PromptTooLong):
         onnx.vocab.check_length("word " * 100_000, onnx.context)
-    first = onnx.stream([5, 6, 7], Sampling(temperature=0))
-    next(first)
     settings = Sampling(temperature=0, max_tokens=5)
-    second = [chunk.token for chunk in onnx.stream([5, 6, 8], settings)]
-    assert list(first) == []
-    with OnnxDecoder(onnx.plan) as fresh:
-        assert [chunk.token for chunk in fresh.stream([5, 6, 8], settings)] == second
-    last = onnx.stream([5, 6, 7], Sampling(temperature=0))
+    first, second = (onnx.submit(ids, settings) for ids in ([5, 6, 7], [5, 6, 8]))
+    after = [chunk.token for chunk in second]
+    assert len(list(first)) == 5
+    with Engine(onnx.plan) as fresh:
+        assert [chunk.token for chunk in fresh.submit([5, 6, 8], settings)] == after
+    last = onnx.submit([5, 6, 7], Sampling(temperature=0))
     next(last)
     onnx.close()
     onnx.close()
-    assert list(last) == []
     with pytest.raises(EngineError, match="closed"):
-        onnx.stream([5], Sampling())
+        list(last)
+    with pytest.raises(EngineError, match="closed"):
+        onnx.submit([5], Sampling())
     with pytest.raises(EngineError, match="closed"):
         onnx.meta("general.name")
 
@@ -211,7 +206,7 @@ def test_a_folder_that_is_not_what_it_says_is_refused(both, tmp_path):
     config["edge"]["layers"] = 3
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(BadONNX, match="not the decoder"):
-        OnnxDecoder(plan(str(tmp_path)))
+        Engine(plan(str(tmp_path)))
     config["edge"] |= {"layers": 2, "ends": [99999]}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnsafeFile, match="makes no sense"):
@@ -229,8 +224,8 @@ def test_every_level_decodes(level, tmp_path):
     source = tiny_checkpoints.write("llama", tmp_path / "tiny")
     (made,) = to_onnx.convert(source, [level], tmp_path)
     assert made.certificate.comparison.top1_agreement > (0.9 if level == "fp16" else 0.4)
-    with OnnxDecoder(plan(str(made.path))) as engine:
+    with Engine(plan(str(made.path))) as engine:
         tally = Tally()
-        for chunk in engine.stream([5, 6, 7], Sampling(temperature=0, max_tokens=9)):
+        for chunk in engine.submit([5, 6, 7], Sampling(temperature=0, max_tokens=9)):
             tally.add(chunk)
     assert tally.usage.completion_tokens == 9

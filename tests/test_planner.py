@@ -161,7 +161,7 @@ writer.write_header_to_file(); writer.write_kv_data_to_file(); writer.write_tens
     def say(decided):
         with Engine(decided) as engine:
             ids = engine.vocab.tokens("the king")
-            return [chunk.token for chunk in engine.stream(ids, Sampling(temperature=0, max_tokens=8))]
+            return [chunk.token for chunk in engine.submit(ids, Sampling(temperature=0, max_tokens=8))]
 
     assert say(split) == say(alone)
 

@@ -56,7 +56,7 @@ def test_the_file_tells_a_story(made):
 
     with Engine(plan(str(made["q4_k_m"].path), ctx=256)) as engine:
         ids = engine.vocab.tokens("Prince Andrew looked at")
-        text = "".join(chunk.text for chunk in engine.stream(ids, Sampling(temperature=0, max_tokens=24)))
+        text = "".join(chunk.text for chunk in engine.submit(ids, Sampling(temperature=0, max_tokens=24)))
     assert len(text.split()) > 8
     assert text.isprintable() or "\n" in text
 

@@ -1,10 +1,13 @@
 """Labels by likelihood: equal to the naive sum, whatever shares a batch; prompts, labels and refusals."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from tiny import CHATML, tiny_llama
 
-from edge.engine.scorer import Scorer, grow
+from edge.engine import Engine
+from edge.engine.scorer import grow
 from edge.errors import EngineError, PromptTooLong, RequestError
 from edge.planner import plan
 from edge.tasks.encoder import Tokens
@@ -19,9 +22,14 @@ def model(tmp_path_factory):
     return tiny_llama(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
 
 
+def exact(model, sequences):
+    """An engine for label scores: keys and values in f32, no flash attention."""
+    return Engine(replace(plan(str(model), ctx=256, sequences=sequences), kv="f32", flash=False))
+
+
 @pytest.fixture(scope="module")
 def scorer(model):
-    with Scorer(plan(str(model), ctx=256, sequences=24)) as scorer:
+    with exact(model, 24) as scorer:
         yield scorer
 
 
@@ -71,7 +79,7 @@ def test_texts_do_not_leak_into_one_another(scorer):
 def test_few_sequences_give_the_same(scorer, model, sequences):
     prompts, answers = asked(scorer)
     expected = scorer.score(prompts[0][:6], prompts[:2], answers)
-    with Scorer(plan(str(model), ctx=256, sequences=sequences)) as small:
+    with exact(model, sequences) as small:
         assert small.score(prompts[0][:6], prompts[:2], answers) == pytest.approx(expected, abs=1e-4)
 
 
@@ -98,7 +106,7 @@ def test_probabilities_sum_to_one_and_are_flat_without_content(model):
         assert again[0] == pytest.approx(rows[1], abs=1e-4)
         assert labels.about.labels == ("good", "bad", "not bad")
         assert "system turn" in labels.reason
-        prompt = b"".join(map(labels._scorer.vocab.piece, labels.tokenize(["hm"])[0].ids)).decode()
+        prompt = b"".join(map(labels._model.engine.vocab.piece, labels.tokenize(["hm"])[0].ids)).decode()
     assert prompt.endswith("user\nhm\nassistant\n")
 
 
@@ -106,7 +114,7 @@ def test_examples_are_turns_and_a_template_without_system_turns_gets_the_rule_fr
     refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
     path = tiny_llama(tmp_path / "refusing.gguf", chat_template=refusing, ctx=512)
     with open_zero_shot(str(path), ["yes", "no"], examples=[("one", "yes"), ("two", "no")]) as labels:
-        prompt = b"".join(map(labels._scorer.vocab.piece, labels.tokenize(["three"])[0].ids)).decode()
+        prompt = b"".join(map(labels._model.engine.vocab.piece, labels.tokenize(["three"])[0].ids)).decode()
         assert "first user turn; 2 examples" in labels.reason
     assert prompt.startswith("user\nClassify each text. Answer with one of these labels: yes, no.\n\none\n")
     assert prompt.endswith("assistant\nyes\nuser\ntwo\nassistant\nno\nuser\nthree\nassistant\n")
@@ -119,7 +127,7 @@ def test_a_space_goes_where_the_template_writes_one(tmp_path):
     )
     path = tiny_llama(tmp_path / "spaced.gguf", chat_template=template)
     with open_zero_shot(str(path), ["yes", "no"]) as labels:
-        vocab = labels._scorer.vocab
+        vocab = labels._model.engine.vocab
         assert labels._answers == [vocab.tokens(" yes."), vocab.tokens(" no.")]
 
 
@@ -129,7 +137,7 @@ def test_a_label_that_the_template_writes_itself_is_not_taken_for_the_answer(tmp
     assert thinking != CHATML
     path = tiny_llama(tmp_path / "thinking.gguf", chat_template=thinking, ctx=512)
     with open_zero_shot(str(path), ["in", "out"]) as labels:
-        prompt = b"".join(map(labels._scorer.vocab.piece, labels.tokenize(["hm"])[0].ids)).decode()
+        prompt = b"".join(map(labels._model.engine.vocab.piece, labels.tokenize(["hm"])[0].ids)).decode()
     assert prompt.endswith("<think></think>")
 
 
@@ -185,4 +193,4 @@ def test_a_base_model_gets_a_plain_prompt(tmp_path, monkeypatch):
     path = tiny_llama(tmp_path / "base.gguf", chat_template=None)
     with open_zero_shot(str(path), ["yes", "no"]) as labels:
         assert "plain prompt" in labels.reason
-        assert labels._answers[0] == labels._scorer.vocab.tokens(" yes\n")
+        assert labels._answers[0] == labels._model.engine.vocab.tokens(" yes\n")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
 from edge.chat import template as templates
 from edge.chat.template import Message, Template
-from edge.engine import Chunk, Engine, Sampling
+from edge.engine import Engine, Sampling, Stream
 from edge.engine.adapters import Adapter, adapter_of
-from edge.engine.decoding import Decoding
-from edge.errors import RequestError
-from edge.planner import ONNX_BACKEND, Plan, plan
+from edge.planner import Plan, plan
 
 
 class LoadedModel:
-    """What `edge.load` returns. Close it, or use it as a context manager; one request runs at a time."""
+    """What `edge.load` returns: answers requests from any thread. Close it, or use it as a context manager."""
 
     def __init__(
         self,
@@ -22,7 +20,6 @@ class LoadedModel:
         *,
         template: str | None = None,
         adapters: Sequence[Adapter] = (),
-        engine: type[Engine] = Engine,
     ) -> None:
         self.plan = plan.require_fit()
         # What the model does best with, for calls that do not say.
@@ -31,7 +28,7 @@ class LoadedModel:
         self.sampling = Sampling(**settings)
         self.adapters = tuple(adapters)
         # Last: what fails before it leaves no model in memory
-        self.engine = open_engine(plan, adapters, engine)
+        self.engine = Engine(plan, adapters)
         self.form = template
         self._template: Template | None = None
 
@@ -70,20 +67,30 @@ class LoadedModel:
         )
 
     def generate(
-        self, prompt: str, sampling: Sampling | None = None, *, n: int = 1
-    ) -> Generator[Chunk, None, None]:
+        self,
+        prompt: str,
+        sampling: Sampling | None = None,
+        *,
+        n: int = 1,
+        best_of: int | None = None,
+        lora: Sequence[Adapter] | None = None,
+    ) -> Stream:
         """Continue `prompt` n times from one prefill; chunks stream as they are decoded.
 
-        Without `sampling` the settings are those the model's authors advise, or llama.cpp's.
-
-        Raises RequestError, PromptTooLong or EngineError as `Engine.stream` does.
+        Without `sampling` the settings are those the model's authors advise, or llama.cpp's. The rest is what
+        `Engine.submit` takes and raises.
         """
         self.engine.vocab.check_length(prompt, self.engine.context)
-        return self.engine.stream(self.engine.vocab.tokens(prompt), sampling or self.sampling, n)
+        tokens = self.engine.vocab.tokens(prompt)
+        return self.engine.submit(tokens, sampling or self.sampling, n=n, best_of=best_of, lora=lora)
 
     def chat(
-        self, messages: str | Sequence[Message], sampling: Sampling | None = None
-    ) -> Generator[Chunk, None, None]:
+        self,
+        messages: str | Sequence[Message],
+        sampling: Sampling | None = None,
+        *,
+        lora: Sequence[Adapter] | None = None,
+    ) -> Stream:
         """Answer a conversation; a plain text is a conversation of one user message.
 
         Without a system message, the one the model is known to do best with goes first, if there is one. What a
@@ -94,7 +101,7 @@ class LoadedModel:
             messages = [Message("user", messages)]
         if self.system and not any(message.role == "system" for message in messages):
             messages = [Message("system", self.system), *messages]
-        return self.engine.stream(self.tokens(messages), sampling or self.sampling)
+        return self.engine.submit(self.tokens(messages), sampling or self.sampling, lora=lora)
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
         """The prompt of a conversation, in token ids.
@@ -120,40 +127,23 @@ class LoadedModel:
         return ids
 
 
-def open_engine(plan: Plan, adapters: Sequence[Adapter], engine: type[Engine]) -> Decoding:
-    """The engine of the plan's backend; `engine` is the one for llama.cpp.
-
-    Raises RequestError for what only llama.cpp does, and what the engine raises.
-    """
-    if plan.backend != ONNX_BACKEND:
-        return engine(plan, adapters)
-    if adapters:
-        raise RequestError(
-            "LoRA adapters go with GGUF models, and this one is ONNX", hint="convert the model to GGUF too"
-        )
-    if engine is not Engine:
-        raise RequestError("an ONNX model continues texts and does no more", hint="name a GGUF model")
-    from edge.onnx.decoder import OnnxDecoder
-
-    return OnnxDecoder(plan)
-
-
 def load(
     ref: str,
     *,
     ctx: int | None = None,
     threads: int | None = None,
     sequences: int = 1,
+    parallel: int = 1,
     template: str | None = None,
     lora: Sequence[str] = (),
 ) -> LoadedModel:
     """Plan `ref` for this machine, refuse it if it does not fit, else load it.
 
-    ctx, threads and sequences are those of `edge.plan`; template names a known chat form (chatml, llama-3, …)
+    ctx, threads, sequences and parallel are those of `edge.plan`; template names a known chat form (chatml, llama-3, …)
     to use instead of the file's own; lora names adapters to add, each a GGUF file, or FILE:SCALE. Raises what
     `plan` raises, what `edge.engine.adapters.adapter_of` raises, DoesNotFit, EngineError.
     """
     adapters = [adapter_of(text) for text in lora]
     beside = sum(adapter.bytes for adapter in adapters)
-    planned = plan(ref, ctx=ctx, threads=threads, sequences=sequences, beside=beside)
+    planned = plan(ref, ctx=ctx, threads=threads, sequences=sequences, parallel=parallel, beside=beside)
     return LoadedModel(planned, template=template, adapters=adapters)

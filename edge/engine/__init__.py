@@ -9,17 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edge.engine.decoding import Chunk
     from edge.engine.engine import Engine
+    from edge.engine.request import Chunk, Logprob, Stream
     from edge.engine.sampling import Sampling
     from edge.engine.tally import Tally, Timings, Usage
 
-__all__ = ["Chunk", "Engine", "Sampling", "Tally", "Timings", "Usage"]
+__all__ = ["Chunk", "Engine", "Logprob", "Sampling", "Stream", "Tally", "Timings", "Usage"]
 
 _HOME = {
-    "Chunk": "decoding",
+    "Chunk": "request",
     "Engine": "engine",
+    "Logprob": "request",
     "Sampling": "sampling",
+    "Stream": "request",
     "Tally": "tally",
     "Timings": "tally",
     "Usage": "tally",

@@ -1,200 +1,285 @@
-"""Decoding on llama.cpp: one context, a few sequences that share a prompt."""
+"""A loaded model that answers many requests at once, from any thread: one thread of its own decodes for all."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from ctypes import create_string_buffer
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from secrets import randbelow
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from edge.engine.adapters import Adapter, apply, check_base, load_adapters
-from edge.engine.binding import interrupts_held, listen, llama, why
-from edge.engine.decoding import Answer, Decoding
-from edge.engine.vocab import Vocab
-from edge.errors import EngineError
-from edge.memory import BATCH
-from edge.planner import Plan
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.engine.adapters import Adapter
+from edge.engine.backend import Backend, Vocabulary
+from edge.engine.request import Chunk, Request, Stream
+from edge.engine.sampling import SEEDS, Sampling
+from edge.engine.scheduler import Scheduler
+from edge.engine.slots import Slots
+from edge.engine.speculate import Pace, PromptLookup, Proposer
+from edge.errors import EngineError, PromptTooLong, QueueFull, RequestError
+from edge.planner import ONNX_BACKEND, Plan
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # typing has it from Python 3.11 on
+
+    from edge.engine.disk import DiskCache
+
+QUEUE = 1024  # requests that may wait
+T = TypeVar("T")
 
 
-class Engine(Decoding):
-    """A model loaded as a plan says, with LoRA adapters added. Close it, or use it as a context manager.
+class Engine:
+    """A model loaded as a plan says. Close it, or use it as a context manager.
 
-    One request runs at a time: a second `stream` ends the first. Raises EngineError where llama.cpp refuses.
+    adapters  LoRA adapters that requests are decoded with unless they name others of these
+    disk      where prefixes are kept beyond the process, None for nowhere
+    queue     how many requests may wait for a slot
+
+    Raises EngineError where the backend refuses to load.
     """
 
-    def __init__(self, plan: Plan, adapters: Sequence[Adapter] = ()) -> None:
-        super().__init__()
-        self._lib = llama()
-        self._model: Any = None
-        self._context: Any = None
-        self._batch: Any = None
+    def __init__(
+        self,
+        plan: Plan,
+        adapters: Sequence[Adapter] = (),
+        *,
+        disk: DiskCache | None = None,
+        queue: int = QUEUE,
+    ) -> None:
         started = perf_counter()
-        for adapter in adapters:
-            check_base(plan.path, adapter)
-        try:
-            with interrupts_held() as interrupts:
-                self._model = self._load(plan, interrupts)
-                self._check_it_writes(plan)
-                handles = load_adapters(self._lib, self._model, adapters)
-                self._context = self._open_context(plan.context, self._context_params(plan))
-                if handles:
-                    apply(self._lib, self._context, handles, adapters)
-            self._memory = self._lib.llama_get_memory(self._context)
-            self._batch = self._lib.llama_batch_init(BATCH, 0, 1)
-        except BaseException:
-            self.close()
-            raise
-        self.plan = plan
-        self._vocab = Vocab(self._model)
-        self.context = plan.context  # llama.cpp may have rounded its own up
-        self._window: int = self._lib.llama_model_n_swa(self._model)
+        self.plan, self._adapters, self._queue = plan, tuple(adapters), queue
+        self._backend = open_backend(plan, adapters)
+        self.context = self._backend.context
+        self._decoder = Decoder(self._backend, plan, self._adapters, disk)
+        self._vocab = self._backend.vocab
+        # The thread knows the decoder and not the engine, so an engine nobody holds any more is closed.
+        self._closing = weakref.finalize(self, self._decoder.close)
         self.load_s = perf_counter() - started
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Free the context and the model; safe to call twice."""
-        self._request += 1
-        if self._batch is not None:
-            self._lib.llama_batch_free(self._batch)
-        if self._context is not None:
-            self._lib.llama_free(self._context)
-        if self._model is not None:
-            self._lib.llama_model_free(self._model)
-        self._batch = self._context = self._model = None
+        """End all requests with EngineError and free the memory; safe to call twice, and from a callback."""
+        self._closing()
 
     @property
-    def vocab(self) -> Vocab:
+    def vocab(self) -> Vocabulary:
         """The model's vocabulary. Raises EngineError when the model is closed, which frees it."""
-        self._check_open()
+        self._decoder.check_open()
         return self._vocab
 
     def meta(self, key: str) -> str | None:
-        """A text or number from the file's metadata, as text; None where the file has no such key.
+        """What the model says under one of GGUF's keys, as text; None where it says nothing.
 
         Raises EngineError when the model is closed.
         """
-        self._check_open()
-        size = 256
-        while True:
-            buffer = create_string_buffer(size)
-            length = self._lib.llama_model_meta_val_str(self._model, key.encode(), buffer, size)
-            if length < size:
-                return buffer.value.decode("utf-8", "replace") if length >= 0 else None
-            size = length + 1
+        self._decoder.check_open()
+        return self._backend.meta(key)
 
-    def _load(self, plan: Plan, interrupts: Sequence[int]) -> Any:
-        params = self._lib.llama_model_default_params()
-        params.n_gpu_layers = plan.gpu_layers
-        # A large file takes minutes; llama.cpp asks after each tensor whether to go on.
-        go_on = self._lib.llama_progress_callback(lambda share, _: not interrupts)
-        params.progress_callback = go_on
-        listen()
-        model = self._lib.llama_model_load_from_file(os.fsencode(plan.path), params)
-        if not model:
-            raise EngineError(
-                f"llama.cpp cannot load {plan.path.name}: {why('it gives no reason')}",
-                hint="a newer llama-cpp-python may know it: pip install --upgrade llama-cpp-python",
+    def submit(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling | None = None,
+        *,
+        n: int = 1,
+        best_of: int | None = None,
+        lora: Sequence[Adapter] | None = None,
+        on_chunk: Callable[[Chunk], None] | None = None,
+    ) -> Stream:
+        """Ask for `n` answers to `prompt` (token ids) from one prefill; returns at once. From any thread.
+
+        best_of   draw so many and give the n likeliest of them, once all are done
+        lora      the adapters to decode with, of those that were loaded
+        on_chunk  called with every chunk in the decode thread; what it raises ends the request, and its reader gets it
+
+        Equal seeds and settings give equal texts in an engine of equally many slots, whatever else it does. Raises
+        RequestError for an empty prompt, a token the model does not know or too many answers, PromptTooLong where
+        the prompt leaves no room for an answer, QueueFull, EngineError after `close` or in a forked process.
+        """
+        sampling = sampling or Sampling()
+        self._decoder.check_open()
+        self._check(prompt, n, best_of)
+        adapters = self._adapters if lora is None else tuple(lora)
+        for adapter in adapters:
+            if adapter.path not in {loaded.path for loaded in self._adapters}:
+                raise RequestError(
+                    f"the adapter {adapter.path.name} was not loaded with the model",
+                    hint="name it when the model is loaded",
+                )
+        seed = sampling.seed if sampling.seed is not None else randbelow(SEEDS)
+        request = Request(
+            list(prompt), sampling, seed, max(n, best_of or 0), adapters, on_chunk, n if best_of else None
+        )
+        stream = Stream(request)
+        self._decoder.add(request, self._queue)
+        return stream
+
+    def score(
+        self, prefix: Sequence[int], prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
+    ) -> NDArray[np.float64]:
+        """log p(continuation | prompt) in nats, summed over its tokens: an array (prompts, continuations).
+
+        `prefix` is what most prompts begin with, and shorter than each; a prompt that begins otherwise is scored
+        rightly all the same. Takes its turn between requests. Raises RequestError for an empty prompt or
+        continuation, PromptTooLong before anything is decoded, EngineError where decoding fails.
+        """
+        from edge.engine.scorer import Scorer
+
+        if self.plan.backend == ONNX_BACKEND:
+            raise RequestError("an ONNX model continues texts and does no more", hint="name a GGUF model")
+
+        def work(backend: Backend, slots: Slots) -> NDArray[np.float64]:
+            return Scorer(backend, slots, self.plan).score(prefix, prompts, continuations)
+
+        return self._decoder.call(work)
+
+    def _check(self, prompt: Sequence[int], n: int, best_of: int | None) -> None:
+        if not prompt:
+            raise RequestError("the prompt is empty", hint="give at least one word")
+        if not (min(prompt) >= 0 and max(prompt) < self._vocab.size):
+            raise RequestError(
+                f"the prompt has a token outside the vocabulary of {self._vocab.size}",
+                hint="was it made for another model?",
             )
-        return model
-
-    def _check_it_writes(self, plan: Plan) -> None:
-        """Refuse what llama.cpp loads and then ends the whole process over, when it is asked for text."""
-        lib, architecture = self._lib, self.meta("general.architecture") or ""
-        if lib.llama_vocab_type(lib.llama_model_get_vocab(self._model)) == lib.LLAMA_VOCAB_TYPE_NONE:
-            raise EngineError(
-                f"{plan.artifact} has no tokenizer", hint="convert it again together with its own"
+        if best_of is not None and best_of < n:
+            raise RequestError(
+                f"best_of {best_of} is less than the {n} answers asked for", hint="raise it or lower n"
             )
-        if (
-            "bert" in architecture  # not every such file says that it looks ahead
-            or self.meta(f"{architecture}.attention.causal") == "false"
-            or lib.llama_model_has_encoder(self._model)
-            or lib.llama_model_is_diffusion(self._model)
-        ):
-            raise EngineError(
-                f"{plan.artifact} is a model of kind {architecture}, which does not continue a text",
-                hint="`edge list` names some that do",
+        needed = best_of or n
+        if not n >= 1 or needed > self.plan.sequences:
+            raise RequestError(
+                f"{needed} answers asked for and the plan has room for {self.plan.sequences}",
+                hint=f"load the model for {needed} or ask for fewer",
             )
+        if len(prompt) + (needed if self.plan.unified else 1) > self.context:
+            raise PromptTooLong(len(prompt), self.context)
 
-    def _context_params(self, plan: Plan) -> Any:
-        params = self._lib.llama_context_default_params()
-        params.n_ctx = plan.context
-        params.n_batch = params.n_ubatch = BATCH
-        params.n_seq_max = plan.sequences
-        # Only the last token of a prompt needs logits: a row of them each for a whole batch is up to 512 MB.
-        params.n_outputs_max = plan.sequences
-        params.n_threads, params.n_threads_batch = plan.threads.decode, plan.threads.prefill
-        params.kv_unified = True  # n answers share the cells of their one prompt
-        params.swa_full = False  # a sliding-window layer keeps its window, as the plan counts it
-        params.no_perf = True
-        return params
 
-    def _open_context(self, tokens: int, params: Any) -> Any:
-        listen()
-        context = self._lib.llama_init_from_model(self._model, params)
-        if not context:
+class Decoder:
+    """The decode thread and what waits for it. Any thread may call it."""
+
+    def __init__(
+        self, backend: Backend, plan: Plan, adapters: tuple[Adapter, ...], disk: DiskCache | None
+    ) -> None:
+        self._backend, self._process = backend, os.getpid()
+        self._slots = Slots(
+            backend,
+            plan.sequences,
+            alike=plan.parallel > 1,
+            shared_cells=plan.unified,
+            disk=disk,
+            own=adapters,
+        )
+        pace = Pace()
+
+        def propose(request: Request) -> Proposer | None:
+            return PromptLookup(request.prompt, pace) if request.n == 1 else None
+
+        self._scheduler = Scheduler(backend, plan, self._slots, propose)
+        self._changed = threading.Condition()
+        self._calls: list[tuple[Callable[[Backend, Slots], Any], Future[Any]]] = []
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def check_open(self) -> None:
+        """Raise EngineError when the model is closed, or belongs to the process this one was forked from."""
+        if os.getpid() != self._process:
             raise EngineError(
-                f"llama.cpp cannot open a context of {tokens} tokens: {why('it gives no reason')}",
-                hint="try a smaller --ctx",
+                "the model was loaded before this process was forked", hint="load it after that"
             )
-        return context
-
-    def _check_open(self) -> None:
-        if self._model is None:
+        if self._closed:
             raise EngineError("the model is closed", hint="load it again")
 
-    def _rewind(self, prompt: Sequence[int]) -> int:
-        """Keep the KV state that the prompt shares with what is there; return how many tokens that is."""
-        # A request that was left half-way, or taken over by this one, leaves its other answers behind.
-        for index in range(1, self.plan.sequences):
-            self._lib.llama_memory_seq_rm(self._memory, index, -1, -1)
-        shared = self._shared(prompt)
-        # A sliding window forgets: the layers may no longer hold what position `shared` looks back to.
-        oldest = self._lib.llama_memory_seq_pos_min(self._memory, 0)
-        forgotten = self._window and oldest > max(0, shared - self._window)
-        # Written before it is true: an interrupt between the two must not leave tokens that are not there.
-        self._kept = list(prompt[:shared])
-        # Recurrent models cannot drop the end of a sequence; then it starts over.
-        if forgotten or not self._lib.llama_memory_seq_rm(self._memory, 0, shared, -1):
-            self._kept = []
-            self._lib.llama_memory_clear(self._memory, False)
-        return len(self._kept)
+    def add(self, request: Request, most: int) -> None:
+        """Queue a request. Raises QueueFull where `most` wait already."""
+        with self._changed:
+            self.check_open()
+            if len(self._scheduler.waiting) >= most:
+                raise QueueFull(f"{most} requests wait already", hint="wait for some of them")
+            self._scheduler.waiting.append(request)
+            self._start()
 
-    def _prefill(self, prompt: Sequence[int], start: int) -> None:
-        for at in range(start, len(prompt), BATCH):
-            part = prompt[at : at + BATCH]
-            for i, token in enumerate(part):
-                self._put(i, token, at + i, 0, False)
-            self._batch.logits[len(part) - 1] = at + len(part) == len(prompt)
-            self._decode(len(part))
-            self._kept.extend(part)
+    def call(self, work: Callable[[Backend, Slots], T]) -> T:
+        """Run `work` in the decode thread once nothing is live. It has all slots, and leaves them as they say."""
+        future: Future[T] = Future()
+        with self._changed:
+            self.check_open()
+            self._calls.append((work, future))
+            self._start()
+        return future.result()
 
-    def _step(self, live: Sequence[Answer], prompt_tokens: int) -> None:
-        """Feed every live answer its last token; row i of the logits is live[i]'s."""
-        for i, answer in enumerate(live):
-            self._put(i, answer.token, prompt_tokens + answer.count - 1, answer.index, True)
-        self._decode(len(live))
-        if live[0].index == 0:
-            self._kept.append(live[0].token)
+    def close(self) -> None:
+        """End everything and free the backend; safe to call twice, and from the decode thread."""
+        if os.getpid() != self._process:
+            return  # its threads are the parent's, and so is its memory
+        with self._changed:
+            already, self._closed = self._closed, True
+            self._changed.notify_all()
+        if not already:
+            self._backend.abort()
+            if self._thread is None:
+                self._backend.close()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
 
-    def _fork(self, n: int) -> None:
-        for index in range(1, n):
-            self._lib.llama_memory_seq_cp(self._memory, 0, index, -1, -1)
+    def _start(self) -> None:
+        if self._thread is None:
+            # A daemon, as a script that ends without closing is to end; `close` runs before the interpreter goes
+            self._thread = threading.Thread(target=self._run, name="edge-decode", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
 
-    def _draw(self, answer: Answer, row: int) -> int:
-        return int(self._lib.llama_sampler_sample(answer.chain, self._context, row))
+    def _run(self) -> None:
+        while self._wait():
+            try:
+                self._scheduler.step(admit=not self._calls)
+                if self._calls and not self._scheduler.busy:
+                    self._do_call()
+            except BaseException as error:
+                self._scheduler.end(error)
+        closed = EngineError("the model is closed", hint="load it again")
+        with self._changed:
+            self._scheduler.end(closed)
+            for _, future in self._calls:
+                future.set_exception(closed)
+            self._calls.clear()
+        self._slots.spill_all()
+        self._backend.close()
 
-    def _put(self, row: int, token: int, position: int, sequence: int, logits: bool) -> None:
-        batch = self._batch
-        batch.token[row] = token
-        batch.pos[row] = position
-        batch.n_seq_id[row] = 1
-        batch.seq_id[row][0] = sequence
-        batch.logits[row] = logits
+    def _wait(self) -> bool:
+        """Wait until there is something to do; False when the model is closed."""
+        with self._changed:
+            while not (self._closed or self._calls or self._scheduler.busy or self._scheduler.waiting):
+                self._changed.wait()
+            return not self._closed
 
-    def _decode(self, count: int) -> None:
-        self._batch.n_tokens = count
-        code = self._lib.llama_decode(self._context, self._batch)
-        if code == 1:
-            raise EngineError("the KV cache has no room for the next tokens", hint="raise --ctx")
-        if code:
-            raise EngineError(f"llama.cpp failed to decode (code {code}): {why('it gives no reason')}")
+    def _do_call(self) -> None:
+        work, future = self._calls.pop(0)
+        try:
+            future.set_result(work(self._backend, self._slots))
+        except BaseException as error:
+            future.set_exception(error)
+
+
+def open_backend(plan: Plan, adapters: Sequence[Adapter]) -> Backend:
+    """The backend the plan names, loaded. Raises RequestError for what only llama.cpp does, and what it raises."""
+    if plan.backend != ONNX_BACKEND:
+        from edge.engine.llama import LlamaBackend
+
+        return LlamaBackend(plan, adapters)
+    if adapters:
+        raise RequestError(
+            "LoRA adapters go with GGUF models, and this one is ONNX", hint="convert the model to GGUF too"
+        )
+    from edge.onnx.decoder import OnnxBackend
+
+    return OnnxBackend(plan)

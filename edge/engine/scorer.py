@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.engine.adapters import Adapter
-from edge.engine.binding import listen
-from edge.engine.engine import Engine
+from edge.engine.backend import Backend, Row
+from edge.engine.request import shared
+from edge.engine.slots import Slot, Slots
 from edge.errors import PromptTooLong, RequestError
 from edge.memory import BATCH
 from edge.planner import Plan
@@ -37,75 +35,61 @@ class Tree:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A token to decode in some sequences; its logits score the continuations of `prompt` that go on from `path`."""
+class Wanted:
+    """A row whose logits score the continuations of `prompt` that go on from `path`; none where that is None."""
 
-    token: int
-    position: int
-    sequences: Sequence[int]
+    row: Row
     prompt: int
-    path: Path | None  # None: no logits are needed
+    path: Path | None
 
 
-class Scorer(Engine):
-    """An engine that scores given continuations and writes none.
+class Scorer:
+    """Scores given continuations in a backend whose sequences nothing else uses meanwhile.
 
     The prefix is decoded once into sequence 0 and copied from there; what is a prompt's own is decoded once for all
-    continuations, and several prompts make one batch. A model that cannot fork what it remembers (recurrent layers)
-    decodes each prompt anew for each continuation. The plan's `sequences`, at least 2 for a model that forks, bound
-    the branches and the rows of logits of one decode. Raises what `Engine` raises.
+    continuations, and several prompts make one batch. A model that cannot drop the end of what it remembers (recurrent
+    layers) decodes each prompt anew for each continuation. The plan's `sequences`, at least 2 for a model that forks,
+    bound the branches and the rows of logits of one decode. Raises what the backend's `decode` raises.
     """
 
-    def __init__(self, plan: Plan, adapters: Sequence[Adapter] = ()) -> None:
-        super().__init__(plan, adapters)
-        lib = self._lib
-        self._lib.llama_batch_free(self._batch)
-        self._batch = lib.llama_batch_init(BATCH, 0, plan.sequences)
-        remembers = lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model)
-        self._forks = plan.sequences > 1 and not remembers
-
-    def _context_params(self, plan: Plan) -> Any:
-        params = super()._context_params(plan)
-        # In f16, what stood beside a text in the batch moved its scores: a tiny f32 model's by 0.03 nats, so by 1e-5.
-        params.flash_attn_type = self._lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.type_k = params.type_v = self._lib.GGML_TYPE_F32
-        return params
-
-    def __enter__(self) -> Scorer:
-        return self
+    def __init__(self, backend: Backend, slots: Slots, plan: Plan) -> None:
+        self._backend, self._slots, self._sequences = backend, slots, plan.sequences
+        self._forks = plan.sequences > 1 and backend.rolls_back
 
     def score(
         self, prefix: Sequence[int], prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
     ) -> NDArray[np.float64]:
-        """log p(continuation | prompt) in nats, summed over its tokens: an array (prompts, continuations).
-
-        `prefix` is what most prompts begin with, and shorter than each; a prompt that begins otherwise is scored
-        rightly all the same. Raises RequestError for an empty prompt or continuation, PromptTooLong before
-        anything is decoded, EngineError where decoding fails.
-        """
-        self._check_open()
+        """What `Engine.score` gives and raises."""
         if not all(map(len, prompts)) or not all(map(len, continuations)):
             raise RequestError("a prompt or a continuation is empty", hint="give at least one token")
         found = np.zeros((len(prompts), len(continuations)))
         trees = grow([tuple(continuation) for continuation in continuations], self._branches())
         for prompt in prompts:
             self._check_room(len(prompt), trees)
-        listen()
-        self._request += 1  # whoever streams from this engine has lost its context
-        for tree in trees:
-            done = 0
-            while done < len(prompts):
-                done += self._score_some(prefix, prompts, done, tree, found)
+        try:
+            for tree in trees:
+                done = 0
+                while done < len(prompts):
+                    done += self._score_some(prefix, prompts, done, tree, found)
+        except BaseException:
+            self._empty(self._slots.all)
+            raise
+        self._empty(self._slots.all[1:])
+        self._slots.remember(self._slots.all[0])
         return found
 
+    def _empty(self, slots: Sequence[Slot]) -> None:
+        for slot in slots:
+            self._slots.empty(slot, unknown=True)
+
     def _branches(self) -> int:
-        return self.plan.sequences - 1 if self._forks else 1
+        return self._sequences - 1 if self._forks else 1
 
     def _check_room(self, tokens: int, trees: Sequence[Tree]) -> None:
         """Raise PromptTooLong where a prompt of so many tokens leaves no room for the continuations."""
         needed = tokens + max((len(tree.nodes) for tree in trees), default=0)
-        if needed > self.context:
-            raise PromptTooLong(needed, self.context)
+        if needed > self._backend.context:
+            raise PromptTooLong(needed, self._backend.context)
 
     def _score_some(
         self,
@@ -118,76 +102,81 @@ class Scorer(Engine):
         """Score as many prompts from `first` on as make one batch; returns how many."""
         group: list[int] = []  # for each prompt, how much of it the prefix is
         rows, cells = 0, len(prefix)
-        for prompt in prompts[first : first + max(1, (self.plan.sequences - 1) // tree.width)]:
-            shared = common(prefix, prompt)
-            more = len(prompt) - shared + len(tree.nodes)
-            whole = shared == len(prefix) or not self._window  # a window has forgotten what lies further back
-            if not (self._forks and whole and cells + more <= self.context) or (
+        for prompt in prompts[first : first + max(1, (self._sequences - 1) // tree.width)]:
+            length = common(prefix, prompt)
+            more = len(prompt) - length + len(tree.nodes)
+            # A window may have forgotten what lies further back
+            whole = length == len(prefix) or not self._backend.window
+            if not (self._forks and whole and cells + more <= self._backend.context) or (
                 group and rows + more > BATCH
             ):
                 break
-            group.append(shared)
+            group.append(length)
             rows, cells = rows + more, cells + more
         if not group:
-            self._kept = []
-            self._lib.llama_memory_clear(self._memory, False)
+            self._empty(self._slots.all)
             self._decode_rows(self._rows(prompts[first], first, 0, range(tree.width), tree), tree, found)
             return 1
         self._keep(prefix)
-        table: list[Row] = []
-        for index, shared in enumerate(group):
+        table: list[Wanted] = []
+        for index, length in enumerate(group):
             branches = range(1 + index * tree.width, 1 + (index + 1) * tree.width)
             for branch in branches:
-                self._lib.llama_memory_seq_cp(self._memory, 0, branch, 0, shared)
-            table += self._rows(prompts[first + index], first + index, shared, branches, tree)
+                self._backend.copy(0, branch, length)
+            table += self._rows(prompts[first + index], first + index, length, branches, tree)
         self._decode_rows(table, tree, found)
         return len(group)
 
     def _keep(self, prefix: Sequence[int]) -> None:
         """Have the prefix, and nothing else, in sequence 0, and the others empty."""
-        if self._kept == list(prefix):
-            for sequence in range(1, self.plan.sequences):
-                self._lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
-        else:
-            self._prefill(prefix, self._rewind(prefix))
+        slots, first = self._slots, self._slots.all[0]
+        self._empty(slots.all[1:])
+        if first.tokens == list(prefix):
+            return
+        length = shared(first.tokens, prefix)
+        if not self._backend.keep(0, length):
+            length = 0
+        first.tokens = first.tokens[:length]
+        for at in range(length, len(prefix), BATCH):
+            part = prefix[at : at + BATCH]
+            self._backend.decode([Row(token, at + i, (0,), False) for i, token in enumerate(part)])
+            first.tokens += part
 
     def _rows(
         self, prompt: Sequence[int], index: int, start: int, branches: Sequence[int], tree: Tree
-    ) -> Iterator[Row]:
-        last = len(prompt) - 1
+    ) -> Iterator[Wanted]:
+        last, every = len(prompt) - 1, tuple(branches)
         for position in range(start, len(prompt)):
-            yield Row(prompt[position], position, branches, index, () if position == last else None)
+            here = position == last
+            yield Wanted(Row(prompt[position], position, every, here), index, () if here else None)
         for path, below in tree.nodes.items():
-            yield Row(path[-1], last + len(path), [branches[branch] for branch in below], index, path)
+            some = tuple(branches[branch] for branch in below)
+            yield Wanted(Row(path[-1], last + len(path), some, True), index, path)
 
-    def _decode_rows(self, rows: Iterator[Row] | list[Row], tree: Tree, found: NDArray[np.float64]) -> None:
+    def _decode_rows(
+        self, rows: Iterator[Wanted] | list[Wanted], tree: Tree, found: NDArray[np.float64]
+    ) -> None:
         """Decode in batches of at most BATCH tokens and `sequences` rows of logits, and add up what they score."""
-        count, scored = 0, list[Row]()
+        batch: list[Wanted] = []
+        scored = 0
         for row in rows:
-            if count == BATCH or (row.path is not None and len(scored) == self.plan.sequences):
-                self._read_scores(count, scored, tree, found)
-                count, scored = 0, []
-            self._put(count, row.token, row.position, row.sequences[0], row.path is not None)
-            self._batch.n_seq_id[count] = len(row.sequences)
-            for at, sequence in enumerate(row.sequences):
-                self._batch.seq_id[count][at] = sequence
-            count += 1
-            if row.path is not None:
-                scored.append(row)
-        self._read_scores(count, scored, tree, found)
+            if len(batch) == BATCH or (row.path is not None and scored == self._sequences):
+                self._score_batch(batch, tree, found)
+                batch, scored = [], 0
+            batch.append(row)
+            scored += row.path is not None
+        self._score_batch(batch, tree, found)
 
-    def _read_scores(self, count: int, scored: list[Row], tree: Tree, found: NDArray[np.float64]) -> None:
-        self._decode(count)
-        if not scored:
-            return
-        data = ctypes.cast(self._lib.llama_get_logits(self._context), ctypes.POINTER(ctypes.c_float))
-        logits = np.ctypeslib.as_array(data, shape=(len(scored), self.vocab.size))
-        for row, values in zip(scored, logits, strict=True):
+    def _score_batch(self, batch: Sequence[Wanted], tree: Tree, found: NDArray[np.float64]) -> None:
+        self._backend.decode([wanted.row for wanted in batch])
+        for at, wanted in enumerate(batch):
+            if wanted.path is None:
+                continue
+            values = self._backend.logits(at)
             top = values.max()
             total = float(top) + np.log(np.exp(values - top).sum(dtype=np.float64))
-            assert row.path is not None
-            for continuation, token in tree.ends[row.path]:
-                found[row.prompt, continuation] += values[token] - total
+            for continuation, token in tree.ends[wanted.path]:
+                found[wanted.prompt, continuation] += values[token] - total
 
 
 def common(one: Sequence[int], other: Sequence[int]) -> int:

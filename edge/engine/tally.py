@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge.engine.decoding import Chunk
+from edge.engine.request import Chunk
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,312 @@
+"""What the decode thread does: admit requests, prefill their prompts in pieces, decode all that is live together.
+
+A step is one piece of prompt and one batch with the next token of every live answer, so a long prompt holds the
+others up for no more than a piece. Requests are admitted in the order they came.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from edge.engine.adapters import Adapter
+from edge.engine.alike import padding
+from edge.engine.backend import Backend, Row
+from edge.engine.best import Best
+from edge.engine.chain import Chain
+from edge.engine.logprobs import logprobs
+from edge.engine.request import Chunk, Logprob, Request
+from edge.engine.sampling import SEEDS
+from edge.engine.slots import TILE, Slot, Slots
+from edge.engine.speculate import Proposer
+from edge.engine.text import TextStream
+from edge.errors import EdgeError, EngineError
+from edge.memory import BATCH
+from edge.planner import LOGITS_ROWS, Plan
+
+BESIDE = 2 * TILE  # tokens of prompt in a step that others wait for
+
+
+@dataclass(eq=False)
+class Answer:
+    """One answer under way: its slot, its sampler, the text it holds back; `token` was drawn and is not decoded yet."""
+
+    job: Job
+    index: int
+    slot: Slot
+    chain: Chain
+    text: TextStream
+    token: int = -1
+    count: int = 0
+
+
+@dataclass(eq=False)
+class Job:
+    """A request that was admitted. `limit` is the most tokens an answer may have; times are `perf_counter`'s."""
+
+    request: Request
+    slots: list[Slot]
+    reused: int
+    limit: int
+    begun: float
+    best: Best | None
+    proposer: Proposer | None
+    prefilled: float = 0.0
+    answers: list[Answer] = field(default_factory=list)
+
+    @property
+    def prompt_left(self) -> int:
+        """Tokens of the prompt that are still to be computed."""
+        return len(self.request.prompt) - len(self.slots[0].tokens)
+
+
+class Scheduler:
+    """The requests that were admitted and those that wait, and the steps that answer them. One thread at a time.
+
+    `propose` makes what guesses ahead for a request, or None. `waiting` may be added to by any thread.
+    """
+
+    def __init__(
+        self, backend: Backend, plan: Plan, slots: Slots, propose: Callable[[Request], Proposer | None]
+    ) -> None:
+        self.waiting: deque[Request] = deque()
+        self._backend, self._plan, self._slots, self._propose = backend, plan, slots, propose
+        # Only with several slots can other requests change what is computed beside one
+        self._alike = plan.parallel > 1 and backend.rolls_back and backend.every_row
+        self._guesses = backend.rolls_back and backend.every_row
+        self._jobs: list[Job] = []
+        self._used: tuple[Adapter, ...] = ()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is admitted and not answered."""
+        return bool(self._jobs)
+
+    def step(self, *, admit: bool = True) -> None:
+        """Move every admitted request on by a token or a piece of its prompt; `admit` lets waiting ones in before."""
+        for job in self._jobs[:]:
+            if job.request.cancelled:
+                self._leave(job)
+        if admit:
+            self._admit()
+        self._use_next_adapters()
+        jobs = [job for job in self._jobs if job.request.adapters == self._used]
+        live = [answer for job in jobs for answer in job.answers]
+        self._prefill([job for job in jobs if not job.prefilled], bool(live))
+        if live:
+            self._decode(live)
+
+    def end(self, error: BaseException) -> None:
+        """End all requests, those that wait too, with an error."""
+        for job in self._jobs[:]:
+            self._leave(job, error)
+        while self.waiting:
+            self.waiting.popleft().end(error)
+
+    def _admit(self) -> None:
+        """Give the first of the waiting a slot, and the next, as long as there are idle ones."""
+        while self.waiting:
+            request = self.waiting[0]
+            alone = self._plan.unified  # its cells are one pool, which a request has whole
+            if not request.cancelled and ((alone and self._jobs) or len(self._slots.idle()) < request.n):
+                return
+            self.waiting.popleft()
+            if request.cancelled:
+                continue
+            room = self._backend.context - len(request.prompt)
+            room = room // request.n if self._plan.unified else room
+            slots = self._slots.take(request.prompt, request.adapters, request.n)
+            self._jobs.append(
+                Job(
+                    request,
+                    slots,
+                    reused=len(slots[0].tokens),
+                    limit=min(room, request.sampling.max_tokens or room),
+                    begun=perf_counter(),
+                    best=Best(request) if request.best_of else None,
+                    proposer=self._propose(request) if self._guesses else None,
+                )
+            )
+
+    def _use_next_adapters(self) -> None:
+        """Requests with other adapters take turns: a batch is decoded with one set."""
+        sets = list(dict.fromkeys(job.request.adapters for job in self._jobs))
+        if sets:
+            turn = sets.index(self._used) + 1 if self._used in sets else 0
+            self._used = sets[turn % len(sets)]
+            self._backend.use(self._used)
+
+    def _prefill(self, jobs: Sequence[Job], beside: bool) -> None:
+        """Compute a step's worth of prompts, the oldest's first."""
+        budget = BESIDE if beside else BATCH
+        for job in jobs:
+            while not job.prefilled and budget >= TILE and job in self._jobs:
+                piece = self._piece(job.prompt_left, budget)
+                budget -= piece
+                try:
+                    row = self._prefill_piece(job, piece)
+                    if not job.prompt_left:
+                        self._begin_answers(job, row)
+                except EdgeError as error:
+                    self._fail([job], error)
+
+    def _piece(self, left: int, budget: int) -> int:
+        """Tokens to compute next: where prompts are to come out alike, whole tiles, and then the rest by itself."""
+        piece = min(left, budget)
+        return piece - piece % TILE if self._alike and piece > TILE else piece
+
+    def _prefill_piece(self, job: Job, piece: int) -> int:
+        """Compute so many tokens of the prompt; returns the row of the last."""
+        slot, prompt = job.slots[0], job.request.prompt
+        start = len(slot.tokens)
+        last = start + piece == len(prompt)
+        rows = [
+            Row(prompt[position], position, (slot.index,), last and position + 1 == len(prompt))
+            for position in range(start, start + piece)
+        ]
+        self._decode_rows(rows, [slot])
+        slot.tokens += prompt[start : start + piece]
+        return piece - 1
+
+    def _begin_answers(self, job: Job, row: int) -> None:
+        """The prompt is computed: draw the first token of each answer from the logits of its last."""
+        request, first = job.request, job.slots[0]
+        job.prefilled = perf_counter()
+        self._slots.remember(first)
+        for slot in job.slots[1:]:
+            self._slots.fork(first, slot)
+        for index, slot in enumerate(job.slots):
+            chain = Chain(
+                request.sampling, self._backend.vocab, (request.seed + index) % SEEDS, request.prompt
+            )
+            job.answers.append(Answer(job, index, slot, chain, TextStream(request.sampling.stop)))
+        for answer in job.answers[:]:
+            self._draw(answer, row)
+
+    def _decode(self, live: Sequence[Answer]) -> None:
+        """The next token of every live answer; for one alone, also what it is guessed to go on with."""
+        guesses = self._guess(live[0]) if len(live) == len(self._jobs) == 1 else []
+        rows = [Row(answer.token, len(answer.slot.tokens), (answer.slot.index,), True) for answer in live]
+        for token in guesses:
+            rows.append(Row(token, rows[-1].position + 1, rows[-1].sequences, True))
+        started = perf_counter()
+        try:
+            self._decode_rows(rows, [answer.slot for answer in live])
+        except EdgeError as error:
+            self._fail(list(dict.fromkeys(answer.job for answer in live)), error)
+            return
+        took = perf_counter() - started
+        for answer in live:
+            answer.slot.tokens.append(answer.token)
+        for row, answer in enumerate(live):
+            self._draw(answer, row)
+        if len(live) == 1:
+            self._accept(live[0], guesses, took)
+
+    def _guess(self, answer: Answer) -> list[int]:
+        """What the answer may go on with, no more than it and its slot have room for."""
+        job = answer.job
+        room = min(self._backend.context - len(answer.slot.tokens) - 1, job.limit - answer.count - 1)
+        if job.proposer is None or room < 1:
+            return []
+        return job.proposer.guess([*answer.slot.tokens, answer.token], min(room, LOGITS_ROWS - 1))
+
+    def _accept(self, answer: Answer, guesses: Sequence[int], took: float) -> None:
+        """Go on through the guesses as far as they are what is drawn; drop the state of the others."""
+        job, slot = answer.job, answer.slot
+        accepted = 0
+        while accepted < len(guesses) and answer in job.answers and answer.token == guesses[accepted]:
+            accepted += 1
+            slot.tokens.append(answer.token)
+            self._draw(answer, accepted, guessed=True)
+        if accepted < len(guesses) and not self._backend.keep(slot.index, len(slot.tokens)):
+            slot.tokens = []
+            self._fail([job], EngineError("the model forgot what it had read", hint="ask again"))
+        if job.proposer is not None:
+            job.proposer.learn(len(guesses), accepted, took)
+
+    def _decode_rows(self, rows: Sequence[Row], slots: Sequence[Slot]) -> None:
+        """Decode rows of these slots, computed as they always are, whatever else is in the batch."""
+        if not self._alike or (len(slots) == 1 and len(rows) >= TILE):
+            self._backend.decode(rows)
+            return
+        idle = [(slot.index, len(slot.tokens)) for slot in self._slots.idle()]
+        extra = padding(rows, idle, self._plan.row_multiple, self._backend.context)
+        self._backend.decode([*rows, *extra])
+        for sequence in {row.sequences[0] for row in extra}:
+            first = min(row.position for row in extra if row.sequences[0] == sequence)
+            self._backend.keep(sequence, first)
+
+    def _draw(self, answer: Answer, row: int, *, guessed: bool = False) -> None:
+        """Draw the answer's next token from a row of logits and hand it over. Ends the answer, or the request."""
+        job = answer.job
+        request = job.request
+        try:
+            answer.token = self._backend.draw(answer.chain, row)
+            answer.count += 1
+            text, reason = self._read(answer, job.limit)
+            found = self._logprobs(answer, row)
+            now = perf_counter()
+            chunk = Chunk(
+                answer.index, text, answer.token, reason, len(request.prompt), job.reused, answer.count,
+                job.prefilled - job.begun, now - request.submitted, found, guessed,
+            )  # fmt: skip
+            if job.best is None:
+                request.put(chunk)
+            else:
+                job.best.add(chunk)
+        except Exception as error:  # a callback can raise anything, and only its own request ends
+            self._leave(job, error)
+            return
+        if reason is not None:
+            job.answers.remove(answer)
+            self._retire(answer)
+            if not job.answers:
+                self._leave(job)
+
+    def _read(self, answer: Answer, limit: int) -> tuple[str, str | None]:
+        """The text the answer's new token makes showable, and the finish reason if it is the last."""
+        vocab = self._backend.vocab
+        if vocab.is_end(answer.token):
+            return answer.text.finish(), "stop"
+        text = answer.text.push(vocab.piece(answer.token))
+        if answer.text.stopped:
+            return text, "stop"
+        if answer.count >= limit:
+            return text + answer.text.finish(), "length"
+        return text, None
+
+    def _logprobs(self, answer: Answer, row: int) -> tuple[Logprob, ...] | None:
+        """The token's and the likeliest ones', where they are asked for or the best answers looked for."""
+        count = answer.job.request.sampling.logprobs
+        if count is None and answer.job.best is None:
+            return None
+        found = logprobs(self._backend.logits(row), answer.token, count or 0)
+        piece = self._backend.vocab.piece
+        return tuple(Logprob(token, piece(token).decode("utf-8", "replace"), value) for token, value in found)
+
+    def _retire(self, answer: Answer) -> None:
+        answer.chain.close()
+        self._slots.release(answer.slot)
+
+    def _leave(self, job: Job, error: BaseException | None = None) -> None:
+        """The request has ended: its slots are idle again, with what they hold."""
+        for slot in job.slots if not job.prefilled else ():
+            self._slots.release(slot)
+        for answer in job.answers:
+            self._retire(answer)
+        job.answers = []
+        self._jobs.remove(job)
+        if job.best is not None and error is None:
+            for chunk in job.best.chunks():
+                job.request.put(chunk)
+        job.request.end(error)
+
+    def _fail(self, jobs: Sequence[Job], error: EdgeError) -> None:
+        """Their last batch failed: end these requests, and trust nothing that their slots hold."""
+        for job in jobs:
+            for slot in [answer.slot for answer in job.answers] if job.prefilled else job.slots:
+                self._slots.empty(slot, unknown=True)
+            self._leave(job, error)
