@@ -17,6 +17,21 @@ class Whole(click.types.StringParamType):
         return [rv]
 
 
+class TokenBias(click.types.StringParamType):
+    """TOKEN_ID=BIAS as a pair; the range is checked by `Sampling`."""
+
+    name = "bias"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        token, _, bias = str(value).partition("=")
+        try:
+            if not (token.isascii() and token.isdigit() and len(token) < 12):
+                raise ValueError
+            return int(token), float(bias)
+        except ValueError:
+            self.fail(f"{value!r} is not TOKEN_ID=BIAS, such as 42=-inf", param, ctx)
+
+
 def context_options(command: F) -> F:
     """--ctx and --threads."""
     for option in (
@@ -39,8 +54,41 @@ def lora_option(command: F) -> F:
 
 
 def sampling_options(command: F) -> F:
-    """--temp, --top-k, …, --stop; the ranges are checked by `Sampling` itself."""
+    """--temp, --top-k, …, --stop, then the rarer ones; the ranges are checked by `Sampling` itself."""
     for option in (
+        click.option(
+            "--logit-bias",
+            type=TokenBias(),
+            multiple=True,
+            metavar="TOKEN_ID=BIAS",
+            help="Add this to a token's logit, -inf to ban it; may be repeated.",
+        ),
+        click.option("--mirostat-eta", type=float, metavar="RATE", help="How fast.  [0.1]"),
+        click.option("--mirostat-tau", type=float, metavar="BITS", help="To this surprise.  [5]"),
+        click.option(
+            "--mirostat",
+            type=int,
+            metavar="1|2",
+            help="Steer the surprise instead of truncating and penalising.  [off]",
+        ),
+        click.option("--xtc-threshold", type=float, metavar="P", help="What counts as likely.  [0.1]"),
+        click.option(
+            "--xtc-probability",
+            type=float,
+            metavar="P",
+            help="How often to drop all likely tokens but the last.  [0]",
+        ),
+        click.option(
+            "--dry-multiplier", type=float, metavar="X", help="Weaken what would repeat a run of tokens.  [0]"
+        ),
+        click.option("--repeat-last-n", type=int, metavar="N", help="Tokens that penalties look at.  [64]"),
+        click.option(
+            "--presence-penalty", type=float, metavar="X", help="Weaken what was said by this, once.  [0]"
+        ),
+        click.option(
+            "--frequency-penalty", type=float, metavar="X", help="Weaken by this for each time said.  [0]"
+        ),
+        click.option("--typical-p", type=float, metavar="P", help="Keep typical tokens up to this sum.  [1]"),
         click.option(
             "--stop",
             type=Whole(),
@@ -51,7 +99,7 @@ def sampling_options(command: F) -> F:
         click.option("--max-tokens", type=int, metavar="N", help="Longest answer.  [the context's end]"),
         click.option("--seed", type=int, metavar="N", help="Equal seeds give equal texts.  [drawn]"),
         click.option(
-            "--repeat-penalty", type=float, help="Weaken the last 64 tokens; 1 is off.  [advised, else 1]"
+            "--repeat-penalty", type=float, help="Weaken the last tokens; 1 is off.  [advised, else 1]"
         ),
         click.option(
             "--min-p", type=float, help="Drop tokens below this share of the likeliest.  [advised, else 0.05]"
@@ -76,7 +124,8 @@ def sampling_given(options: dict[str, Any]) -> dict[str, Any]:
     from edge.engine import Sampling
 
     options["temperature"] = options.pop("temp")
-    options["stop"] = tuple(options["stop"]) or None
+    for name in ("stop", "logit_bias"):
+        options[name] = tuple(options[name]) or None
     given = {name: value for name, value in options.items() if value is not None}
     Sampling(**given)
     return given

@@ -102,7 +102,7 @@ class Chain:
             token = candidates.chosen(self._chain)
             if allowed[token] == -math.inf:
                 break
-            if self._grammar.says(token):
+            if self._grammar.allows(token):
                 return token
             allowed[token] = -math.inf
         raise RequestError(

@@ -21,7 +21,7 @@ MOST_ELEMENTS = 1_000_000  # of the rules once repetitions are written out; 8 by
 MOST_REPEATS = 2000  # llama.cpp's MAX_REPETITION_THRESHOLD
 DEEPEST = 200  # brackets within brackets: the native parser calls itself for each
 LONGEST_CHAIN = 2000  # rules that begin with rules: the native check calls itself for each
-MOST_BEGINNINGS = 10_000  # ways in which a rule can begin, all of which are followed at a time
+MOST_BEGINNINGS = 4_000  # ways in which a rule can begin: each is looked at for each token of the vocabulary
 
 ESCAPE = r'\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[trn\\"\[\]-])'
 SPACES, ANY_SPACES = (re.compile(rf"(?:[{these}]|#[^\r\n]*)*") for these in (r" \t", r" \t\r\n"))
