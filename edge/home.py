@@ -1,4 +1,4 @@
-"""Where everything is kept: models, conversations, the history of the prompt."""
+"""Where everything is kept: models, conversations, the history of the prompt, and what may be deleted any time."""
 
 from __future__ import annotations
 
@@ -23,3 +23,12 @@ def picks_file() -> Path:
 def sessions_file() -> Path:
     """The SQLite file of saved conversations."""
     return home() / "sessions.db"
+
+
+def states_folder() -> Path:
+    """The folder of kept prefixes, `$EDGE_HOME/cache/states` or in the user's cache; it may be deleted at any time."""
+    if os.environ.get("EDGE_HOME"):
+        return home() / "cache" / "states"
+    from platformdirs import user_cache_path
+
+    return user_cache_path("edge", appauthor=False) / "states"
