@@ -33,6 +33,7 @@ VERBS = {
     "embed": "Turn texts into vectors.",
     "rerank": "Sort texts by how well they answer a query.",
     "sessions": "List, show, export or remove saved conversations.",
+    "cache": "List or clear the prefixes kept on the disk.",
     "bench": "Measure speed, memory and quality.",
 }
 
