@@ -28,7 +28,7 @@ def play(proposer: PromptLookup, prompt: list[int], answer: list[int]) -> tuple[
 
 def test_quoting_takes_far_fewer_steps() -> None:
     prompt = [1, *QUOTE, 2]
-    steps, offered, kept = play(PromptLookup(prompt), prompt, [3, *QUOTE, 4])
+    steps, offered, kept = play(PromptLookup(Pace()), prompt, [3, *QUOTE, 4])
     assert steps < 25
     assert kept == 61 - steps
     assert kept > 0.8 * offered
@@ -36,7 +36,7 @@ def test_quoting_takes_far_fewer_steps() -> None:
 
 def test_text_without_repetition_is_never_guessed() -> None:
     prompt = list(range(500))
-    assert play(PromptLookup(prompt), prompt, list(range(1000, 1200)))[1] == 0
+    assert play(PromptLookup(Pace()), prompt, list(range(1000, 1200)))[1] == 0
 
 
 def test_false_matches_are_soon_not_guessed() -> None:
@@ -45,7 +45,7 @@ def test_false_matches_are_soon_not_guessed() -> None:
         rng.randrange(6) for _ in range(2000)
     ]  # every pair has been seen, and says nothing of what follows
     answer = [rng.randrange(6) for _ in range(1000)]
-    steps, offered, _ = play(PromptLookup(prompt), prompt, answer)
+    steps, offered, _ = play(PromptLookup(Pace()), prompt, answer)
     assert offered < 0.03 * steps
 
 
@@ -53,7 +53,7 @@ def test_quoting_is_found_again_after_a_long_free_text() -> None:
     rng = random.Random(2)
     noise = [rng.randrange(6) for _ in range(1000)]
     prompt = [*noise, *QUOTE]
-    proposer = PromptLookup(prompt)
+    proposer = PromptLookup(Pace())
     free = [rng.randrange(6) for _ in range(500)]
     play(proposer, prompt, free)
     steps, _, kept = play(proposer, prompt + free, [QUOTE[0], *QUOTE[1:]])
@@ -62,27 +62,28 @@ def test_quoting_is_found_again_after_a_long_free_text() -> None:
 
 
 def test_the_longest_match_is_followed_and_of_equals_the_latest() -> None:
-    proposer = PromptLookup([7, 8, 9, 50, 1, 8, 9, 60, 2, 8, 9, 70, 7, 8, 9], Pace(share=0.0))
+    proposer = PromptLookup(Pace(share=0.0))
     assert proposer.guess([7, 8, 9, 50, 1, 8, 9, 60, 2, 8, 9, 70, 7, 8, 9], 1) == [50]
-    proposer = PromptLookup([1, 8, 9, 60, 2, 8, 9, 70, 3, 8, 9], Pace(share=0.0))
+    proposer = PromptLookup(Pace(share=0.0))
     assert proposer.guess([1, 8, 9, 60, 2, 8, 9, 70, 3, 8, 9], 1) == [70]
 
 
 def test_a_guess_ends_with_what_is_known() -> None:
     tokens = [5, 6, 7, 5, 6]
-    assert PromptLookup(tokens, Pace(share=0.0)).guess(tokens) == [7, 5, 6]
-    assert PromptLookup(tokens, Pace(share=0.0)).guess(tokens, 0) == []
-    assert len(PromptLookup([4] * 100, Pace(share=0.0)).guess([4] * 100)) <= MOST
+    assert PromptLookup(Pace(share=0.0)).guess(tokens) == [7, 5, 6]
+    assert PromptLookup(Pace(share=0.0)).guess(tokens, 0) == []
+    assert len(PromptLookup(Pace(share=0.0)).guess([4] * 100)) <= MOST
 
 
 @pytest.mark.parametrize("prompt", [[], [5], [5, 5]])
 def test_prompts_too_short_for_a_match(prompt: list[int]) -> None:
-    assert PromptLookup(prompt).guess(prompt) == []
+    assert PromptLookup(Pace()).guess(prompt) == []
 
 
 def test_a_step_looks_at_a_bounded_number_of_places() -> None:
     prompt = [token for i in range(20_000) for token in (1, 2, 10 + i)]
-    proposer = PromptLookup(prompt)
+    proposer = PromptLookup(Pace())
+    proposer.guess(prompt)
     before = proposer._before
     touched: list[int] = []
 
@@ -101,7 +102,7 @@ def test_a_step_looks_at_a_bounded_number_of_places() -> None:
 
 def test_calls_may_be_left_out() -> None:
     prompt, answer = [1, *QUOTE, 2], [3, *QUOTE[:30]]
-    often, once = PromptLookup(prompt), PromptLookup(prompt)
+    often, once = PromptLookup(Pace()), PromptLookup(Pace())
     for i in range(1, len(answer)):
         often.guess(prompt + answer[:i])
     guesses = often.guess(prompt + answer)

@@ -182,7 +182,7 @@ class Decoder:
         pace = Pace()
 
         def propose(request: Request) -> Proposer | None:
-            return PromptLookup(request.prompt, pace) if request.n == 1 else None
+            return PromptLookup(pace) if request.n == 1 else None
 
         self._scheduler = Scheduler(backend, plan, self._slots, propose)
         self._changed = threading.Condition()

@@ -7,6 +7,7 @@ project's two cores with Q4_1 a quarter to a third of a step. So both are measur
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -59,6 +60,32 @@ class Pace:
             self.share += (1 / 3 - self.share) / 512 if self.share > 1 / 3 else 0.0
 
 
+class Chances:
+    """How often guesses of a kind were right, a kind being all values from one of the bounds in `prior` to the next.
+
+    `prior` is (bound, chance) in rising order, the chance standing until a kind has shown its own.
+    """
+
+    def __init__(self, prior: Sequence[tuple[float, float]]) -> None:
+        self._bounds = [bound for bound, _ in prior]
+        self._right = [WEIGHT * chance for _, chance in prior]
+        self._seen = [WEIGHT] * len(prior)
+
+    def of(self, value: float) -> float:
+        """The chance that a guess of this value is right."""
+        kind = self._kind(value)
+        return self._right[kind] / self._seen[kind]
+
+    def learn(self, value: float, right: bool) -> None:
+        """Take one guess into account."""
+        kind = self._kind(value)
+        self._right[kind] = self._right[kind] * FORGET + right
+        self._seen[kind] = self._seen[kind] * FORGET + 1
+
+    def _kind(self, value: float) -> int:
+        return max(0, bisect_right(self._bounds, value) - 1)
+
+
 def best(chances: Iterable[float], share: float) -> int:
     """How many guesses make a step the fastest: the k with the most tokens expected in a unit of time.
 
@@ -84,25 +111,19 @@ class PromptLookup:
 
     Each token is compared with what would have been guessed whether or not it was offered, so acceptance is learned
     for nothing: the gate needs no trials. The chance is kept by the length of the match, which grows with each guess
-    that comes true. A step costs an entry in a table and, where no match is being followed, CANDIDATES comparisons.
+    that comes true. A step costs an entry in a table and, where no match is being followed, CANDIDATES comparisons;
+    the prompt is read at the first call, so a request that never has the engine to itself pays nothing.
     """
 
-    def __init__(self, prompt: Sequence[int] = (), pace: Pace | None = None) -> None:
-        self._pace = pace or Pace()
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
         self._tokens = array("i")
-        self._last: dict[
-            tuple[int, ...], int
-        ] = {}  # SHORTEST tokens → the place after their latest occurrence
-        self._before = array(
-            "i"
-        )  # the place after the same tokens' occurrence before, -1 where there is none
-        self._source, self._length = (
-            -1,
-            0,
-        )  # the place that is being followed, and how many tokens match before it
-        self._right = [WEIGHT * chance for _, chance in PRIOR]
-        self._seen = [WEIGHT] * len(PRIOR)
-        self._extend(prompt)
+        # SHORTEST tokens → the place after their latest occurrence; by place, that of the one before, or -1
+        self._last: dict[tuple[int, ...], int] = {}
+        self._before = array("i")
+        # The place that is being followed, or -1, and how many tokens before it match
+        self._source, self._length = -1, 0
+        self._chances = Chances(PRIOR)
 
     def guess(self, tokens: Sequence[int], most: int = MOST) -> list[int]:
         """See Proposer."""
@@ -110,7 +131,7 @@ class PromptLookup:
         if self._source < 0:
             return []
         most = min(most, MOST, len(self._tokens) - self._source)
-        chances = (self._chance(self._length + i) for i in range(most))
+        chances = (self._chances.of(self._length + i) for i in range(most))
         k = best(chances, self._pace.share)
         return self._tokens[self._source : self._source + k].tolist()
 
@@ -134,9 +155,7 @@ class PromptLookup:
     def _follow(self, token: int) -> None:
         """Learn from the token that came whether the match went on, and leave it where it did not."""
         right = self._tokens[self._source] == token
-        kind = _kind(self._length)
-        self._right[kind] = self._right[kind] * FORGET + right
-        self._seen[kind] = self._seen[kind] * FORGET + 1
+        self._chances.learn(self._length, right)
         self._source, self._length = (self._source + 1, self._length + 1) if right else (-1, 0)
 
     def _find(self, place: int) -> None:
@@ -151,15 +170,3 @@ class PromptLookup:
             if length > self._length:
                 self._source, self._length = place, length
             place = self._before[place - 1]
-
-    def _chance(self, length: int) -> float:
-        kind = _kind(length)
-        return self._right[kind] / self._seen[kind]
-
-
-def _kind(length: int) -> int:
-    """Which entry of PRIOR a match of `length` tokens falls under."""
-    kind = len(PRIOR) - 1
-    while kind and length < PRIOR[kind][0]:
-        kind -= 1
-    return kind
