@@ -78,6 +78,7 @@ class Open:
     done: Rule = field(default_factory=list)
     items: list[int] = field(default_factory=list)
     last: int = 0  # where the item begins that a repetition would repeat
+    size: int = 0  # native elements of that item
     weight: int = 1  # rules that it stands for already
 
 
@@ -160,9 +161,10 @@ class Reader:
         nothing = piece[0] in ('""', "[]", "[^]")
         self._count(piece.start(), len(piece[0]))
         self._add(top, [] if nothing else [TERMINAL])
+        top.size = len(piece[0])
 
     def _add(self, top: Open, items: list[int], weight: int = 1) -> None:
-        top.last, top.weight = len(top.items), weight
+        top.last, top.size, top.weight = len(top.items), 1, weight
         top.items += items
 
     def _repeat(self, top: Open, at: int, least: int, most: int | None) -> None:
@@ -177,7 +179,8 @@ class Reader:
         if least > MOST_REPEATS or top.weight * factor > MOST_REPEATS:
             self._refuse(at, f"repeats more than {MOST_REPEATS} times", "repeat a shorter item less often")
         optional = 1 if most is None else most - least
-        self._count(at, len(item) * (least + optional))
+        self._count(at, top.size * (least + optional))
+        top.size = top.size * least + 1
         top.items[top.last :] = item * least
         made = TERMINAL
         for _ in range(optional):

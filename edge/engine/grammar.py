@@ -11,8 +11,8 @@ from edge.errors import RequestError
 
 # Seconds of this thread. The ways to read an ambiguous answer can double with each letter, and going on takes
 # their square: 13 letters of `root ::= "a" root "b" | "a" root "c" | "a"` took 0.03 s to check, 5 s to accept
-SLOWEST_CHECK_S = 0.02
-SLOWEST_ACCEPT_S = 2.0
+SLOWEST_CHECK_S = 0.01
+SLOWEST_ACCEPT_S = 0.5
 
 
 class Speller(Protocol):
