@@ -81,7 +81,7 @@ def test_continue_takes_the_last_one(chat, show, model):
 
 def test_the_settings_of_a_session_hold_until_given_anew(chat, model, capsys, monkeypatch):
     assert chat(model, "--session", "s", "--seed", "1", "--", "Hi")[0] == 0
-    for args, tokens in ((), 4), (("--max-tokens", "2"), 2), ((), 4):
+    for args, tokens in ((), 4), (("--max-tokens", "2"), 2), ((), 2):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
         assert run(["chat", "--continue", *args, "--", "on"]) == 0
         assert f" + {tokens} tokens" in capsys.readouterr().err

@@ -146,7 +146,18 @@ def test_ctrl_c_on_a_line_clears_it(terminal):
 def test_slash_commands(terminal, models):
     one = terminal()
     listed = one.say("/help")
-    for name in ("/help", "/model", "/system", "/save", "/load", "/clear", "/stats", "/quit", "Alt-Enter"):
+    for name in (
+        "/help",
+        "/model",
+        "/system",
+        "/save",
+        "/load",
+        "/clear",
+        "/context",
+        "/stats",
+        "/quit",
+        "Alt-Enter",
+    ):
         assert name in listed
     assert "system prompt: none" in one.say("/system")
     assert "system prompt: Be kind." in one.say("/sys Be kind.")
@@ -203,6 +214,19 @@ def test_a_message_that_is_refused_leaves_the_conversation_usable(terminal):
     assert "edge:" not in one.say("the king")
     one.leave()
     assert only_session()[1][0] == "the king"
+
+
+def test_a_full_context_is_said_and_can_be_let_go_on(terminal):
+    one = terminal("--ctx", "128", "--temp", "0")
+    assert "[the context is full: /clear begins anew]" in one.say("the king")
+    assert "tokens and the context holds 128; shorten it, begin anew with /clear, or let" in one.say("on")
+    assert "once full: shift" in one.say("/context shift")
+    shifted = one.say("on")
+    assert "[the context of 128 tokens is full: the model no longer sees the oldest turn (" in shifted
+    assert "[the context is full: the answer ends here, the next message makes room]" in shifted
+    assert "tokens and the context holds 128; shorten it\n" in one.say("x" * 150)
+    one.leave()
+    assert only_session()[1][0::2] == ["the king", "on"]
 
 
 def test_bytes_that_are_no_text_are_refused(terminal):

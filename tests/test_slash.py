@@ -50,3 +50,26 @@ def test_what_is_shown_cannot_steer_the_terminal(desk, capsys):
         file.create("s", STEERING)
     run(desk, "/load")
     assert capsys.readouterr().out == "system prompt: ]0;owned kind\ns  ]0;owned kind  0 turns\n"
+
+
+def test_the_context_is_shown_and_its_policy_changed(tmp_path, capsys):
+    path = tiny_llama(tmp_path / "tiny.gguf")
+    with load(str(path), threads=1) as model:
+        desk = Desk(Talk(model, str(path), SHORT))
+        run(desk, "/context")
+        run(desk, "/context shift")
+        list(desk.talk.say("the king"))
+        run(desk, "/co")
+        empty, changed, filled = capsys.readouterr().out.splitlines()
+        assert empty == "context: 0 of 256 tokens; once full: error"
+        assert changed == "context: 0 of 256 tokens; once full: shift"
+        assert 20 < int(filled.split()[1]) < 60
+        with pytest.raises(RequestError, match="there is no context policy 'forget'"):
+            run(desk, "/context forget")
+        assert desk.talk.full == "shift"
+        desk.talk.turns = desk.talk.turns * 12
+        list(desk.talk.say("on"))
+        run(desk, "/context")
+        shown, note = capsys.readouterr().out.splitlines()
+        assert 60 < int(shown.split()[1]) <= 256
+        assert note == desk.talk.fitted.note != ""

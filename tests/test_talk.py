@@ -157,6 +157,81 @@ def test_take_up_goes_on_with_the_settings_it_was_begun_with(talk):
     assert again.sampling == replace(talk.model.sampling, max_tokens=2)
 
 
+def test_all_is_saved_whatever_the_model_still_sees(tmp_path):
+    path, told = tiny_llama(tmp_path / "tiny.gguf"), []
+    with load(str(path), threads=1) as model:
+        talk = Talk(model, str(path), {"max_tokens": 40, "temperature": 0.0}, "Be kind.", tell=told.append)
+        talk.saved, talk.policy = Saved("s"), "shift"
+        for number in range(6):
+            ask(talk, f"{number} the king")
+        dropped = talk.fitted.dropped_turns
+        assert dropped
+        assert talk.seen() == [Message("system", "Be kind."), *talk.turns[2 * dropped :]]
+        assert len(talk.turns) == len(saved_messages("s")) == 12
+        assert told[-1] == talk.fitted.note
+        assert len(told) == len(set(told))  # once for each cut
+        with Sessions(sessions_file()) as file:
+            past = file.conversation("s")
+        again = Talk(model, str(path))
+        again.take_up(past)
+        assert (again.full, len(again.turns)) == ("shift", 12)
+        ask(again, "6 the king")
+        assert again.fitted.dropped_turns >= dropped
+        again.begin_anew()
+        assert (again.turns, again.seen(), again.fitted.note) == ([], again.opening(), "")
+
+
+def test_a_summary_is_saved_with_the_conversation(tmp_path):
+    path = tiny_llama(tmp_path / "tiny.gguf", ctx=512)
+    with load(str(path), threads=1) as model:
+        talk = Talk(model, str(path), SHORT, policy="summarise", saved=Saved("s"))
+        talk.turns = [Message(role, "x" * 80) for _ in range(3) for role in ("user", "assistant")]
+        talk.save_as("s")
+        ask(talk, "the king")
+        assert talk.seen()[1] == Message("assistant", talk.summary.text)
+        with Sessions(sessions_file()) as file:
+            past = file.conversation("s")
+        again = Talk(model, str(path), tell=pytest.fail)
+        again.take_up(past)
+        assert (again.full, again.summary) == ("summarise", talk.summary)
+        again.tell = lambda note: note.startswith("a summary stands") or pytest.fail(note)
+        ask(again, "and?")
+        assert again.summary == talk.summary
+
+
+@pytest.mark.parametrize(
+    "damage", [None, "text", {"text": 1, "messages": 2}, {"text": "x"}, {"text": "x", "messages": "2"}]
+)
+def test_a_summary_or_a_policy_that_cannot_be_is_none(talk, damage):
+    with Sessions(sessions_file()) as file:
+        session = file.create("s", talk.ref, options={"summary": damage, "context_policy": damage})
+        file.append(session, "user", "a")
+        file.append(session, "assistant", "b")
+        talk.take_up(file.conversation("s"))
+    assert (talk.summary, talk.full) == (None, "error")
+
+
+def test_settings_given_anew_are_written_down(talk, tmp_path):
+    talk.saved = Saved("s")
+    ask(talk, "the king")
+    with Sessions(sessions_file()) as file:
+        past = file.conversation("s")
+    other = tiny_llama(tmp_path / "other.gguf", seed=1)
+    with load(str(other)) as model:
+        again = Talk(model, str(other), {"max_tokens": 3, "stop": ("zzz",)}, policy="shift")
+        again.take_up(past)
+        ask(again, "on")
+    with Sessions(sessions_file()) as file:
+        session = file.get("s")
+    assert session.model == str(other)
+    assert session.options == {
+        "temperature": 0.0,
+        "max_tokens": 3,
+        "stop": ["zzz"],
+        "context_policy": "shift",
+    }
+
+
 def test_a_template_that_prints_nothing_gives_an_empty_prompt(tmp_path):
     path = tiny_llama(tmp_path / "silent.gguf", chat_template="{% if false %}x{% endif %}")
     with load(str(path)) as model, pytest.raises(RequestError, match="the prompt is empty"):

@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -72,7 +72,11 @@ class SavedMessage:
 
 @dataclass(frozen=True)
 class Session:
-    """A conversation: what it was held with, when (Unix time), and how many messages of the user it has."""
+    """A conversation: what it was last held with, when (Unix time), and how many messages of the user it has.
+
+    `options` are the sampling settings that were given, by `Sampling`'s names, and where there are any: "lora", the
+    adapters as `adapter_of` reads them; "context_policy"; "summary", what `edge.chat.policy.Summary` holds.
+    """
 
     name: str
     model: str
@@ -182,6 +186,16 @@ class Sessions:
             change = "UPDATE session SET system = ?, updated = ? WHERE id = ?"
             found(session, db.execute(change, (system, time.time(), session.id)))
 
+    def settle(self, session: Session, model: str, options: Mapping[str, Any]) -> Session:
+        """Write down what the session goes on with, where that has changed; SessionError when it was removed."""
+        text = json.dumps(dict(options))
+        if (model, json.loads(text)) == (session.model, session.options):
+            return session
+        with self._write() as db:
+            change = "UPDATE session SET model = ?, options = ? WHERE id = ?"
+            found(session, db.execute(change, (model, text, session.id)))
+        return replace(session, model=model, options=json.loads(text))
+
     def all(self) -> list[Session]:
         """Every session, the last used first."""
         return self._select("ORDER BY updated DESC, id DESC")
@@ -242,10 +256,12 @@ class Sessions:
     def _prepare(self) -> None:
         """Set the connection up, and the schema in a file that holds nothing yet."""
         db = self._db
+        # First: another process may write all of it at once between two of these questions
+        empty = not db.execute("SELECT 1 FROM sqlite_master").fetchone()
         version, owner = (
             db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id")
         )
-        fresh = not version and not owner and not db.execute("SELECT 1 FROM sqlite_master").fetchone()
+        fresh = not version and not owner and empty
         if not fresh and owner != APPLICATION_ID:
             raise SessionError(
                 f"{self.path} belongs to another program", hint="set EDGE_HOME to another folder"

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge import store
+from edge.chat.policy import POLICIES
 from edge.cli.models import DashesCommand, here, split_words
 from edge.cli.options import context_options, lora_option, sampling_given, sampling_options
 from edge.cli.output import is_terminal, model_line, printable, timing_line
 from edge.cli.references import complete_ref
+from edge.cli.structure import Structure, structure_given, structure_options, tell_of_cut
 from edge.errors import EdgeError, RequestError
 
 if TYPE_CHECKING:
     from edge.chat.loaded import LoadedModel
+    from edge.chat.policy import Policy
     from edge.chat.sessions import Conversation
     from edge.chat.talk import Saved, Talk
 
@@ -31,7 +34,14 @@ MAX_STDIN = 64 << 20  # bytes; a larger text fits no context there is
 )
 @click.option("--session", metavar="NAME", help="Keep the conversation under this name, or go on with it.")
 @click.option("--continue", "latest", is_flag=True, help="Go on with the last conversation.")
+@click.option(
+    "--context-policy",
+    type=click.Choice(POLICIES),
+    help="What to do once the context is full: refuse, leave out the oldest turns, or summarise them."
+    "  [the conversation's, else error]",
+)
 @sampling_options
+@structure_options
 @lora_option
 @context_options
 def command(
@@ -40,6 +50,7 @@ def command(
     template: str | None,
     session: str | None,
     latest: bool,
+    context_policy: Policy | None,
     ctx: int | None,
     threads: int | None,
     lora: tuple[str, ...],
@@ -54,18 +65,24 @@ def command(
     A conversation is saved; `edge sessions` lists them. One answer is saved only with --session or --continue.
     """
     ref, prompt = split_words(words)
-    given = sampling_given(options)
+    structure = structure_given(options)
+    given = sampling_given({**options, **(structure.given() if structure else {})})
     prompt = with_stdin(prompt)
+    if structure and prompt is None:
+        raise RequestError(f"--{structure.kind} is for one answer", hint="give a prompt")
     past = earlier(session, latest)
+    if past and not ref and not lora:  # with another model they would not go
+        lora = tuple(past.session.options.get("lora", ()))
     from edge.chat.loaded import load
 
     ref = here(ref or (past.session.model if past else store.DEFAULT))
     with load(ref, ctx=ctx, threads=threads, template=template, lora=lora) as model:
         talk = open_talk(model, ref, system, given, past)
+        talk.policy = context_policy
         if prompt is not None:
             if session and not past:
                 talk.saved = begin(session)
-            answer(talk, prompt)
+            answer(talk, prompt, structure)
         else:
             from edge.cli.repl import converse
 
@@ -164,8 +181,9 @@ def begin(name: str | None) -> Saved | None:
         return None
 
 
-def answer(talk: Talk, prompt: str) -> None:
+def answer(talk: Talk, prompt: str, structure: Structure | None = None) -> None:
     """Stream one answer to stdout and its figures to stderr."""
+    talk.tell = lambda note: click.echo(note, err=True)
     with closing(talk.say(prompt)) as chunks:
         for chunk in chunks:
             click.echo(printable(chunk.text), nl=False)
@@ -173,4 +191,5 @@ def answer(talk: Talk, prompt: str) -> None:
     tally = talk.tally
     if tally.finish_reasons[0] == "length" and talk.sampling.max_tokens != tally.usage.completion_tokens:
         click.echo("the context is full; --ctx makes room for more", err=True)
+    tell_of_cut(structure, tally.texts, tally.finish_reasons)
     click.echo(timing_line(tally.usage, tally.timings(talk.model.engine.load_s)), err=True)

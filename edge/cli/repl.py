@@ -58,11 +58,20 @@ def respond(desk: Desk, text: str) -> None:
         elif text:
             stream(desk.talk, text)
     except PromptTooLong as error:
-        say(f"edge: {error}; shorten it, or begin anew with /clear")
+        say(f"edge: {error}; {way_out(desk.talk)}")
     except EdgeError as error:
         say(f"edge: {error.line}")
     except KeyboardInterrupt:
         say("\n[stopped]\n")
+
+
+def way_out(talk: Talk) -> str:
+    """What to do about a prompt that is too long."""
+    if talk.full != "error":
+        return "shorten it"
+    if not talk.turns:
+        return "shorten it, or begin anew with /clear"
+    return "shorten it, begin anew with /clear, or let the oldest turns go with /context shift"
 
 
 def say(line: str) -> None:
@@ -72,13 +81,19 @@ def say(line: str) -> None:
 
 def stream(talk: Talk, text: str) -> None:
     """Print the answer as it comes, and why it ended when that was not the model's doing."""
+    talk.tell = lambda note: say(f"[{note}]")
     with silent_keys(), closing(talk.say(text)) as chunks:
         for chunk in chunks:
             click.echo(printable(chunk.text), nl=False)
     click.echo("\n")
     if talk.tally.finish_reasons[0] == "length":
         full = talk.tally.usage.completion_tokens != talk.sampling.max_tokens
-        say("[the context is full: /clear begins anew]" if full else "[cut at --max-tokens]")
+        what = (
+            "/clear begins anew"
+            if talk.full == "error"
+            else "the answer ends here, the next message makes room"
+        )
+        say(f"[the context is full: {what}]" if full else "[cut at --max-tokens]")
 
 
 @contextmanager

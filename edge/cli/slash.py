@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import click
 
 from edge.chat.loaded import LoadedModel, load
+from edge.chat.policy import POLICIES, named
 from edge.chat.sessions import Sessions
-from edge.chat.talk import Talk, unnamed
+from edge.chat.talk import Talk
 from edge.cli.models import here
 from edge.cli.output import model_line, printable, table, timing_line
-from edge.errors import RequestError
+from edge.errors import PromptTooLong, RequestError
 from edge.home import sessions_file
 from edge.planner import plan
 
@@ -107,8 +108,7 @@ def counted(count: int, what: str) -> str:
 
 def clear(desk: Desk, _: str) -> None:
     """Begin a new conversation; it is kept where the one before was."""
-    desk.talk.turns = []
-    desk.talk.saved = unnamed() if desk.talk.saved else None
+    desk.talk.begin_anew()
     click.echo("a new conversation")
 
 
@@ -120,6 +120,22 @@ def statistics(desk: Desk, _: str) -> None:
         click.echo(timing_line(talk.tally.usage, talk.tally.timings(talk.model.engine.load_s)))
     kept = f"saved as {talk.saved.name}" if talk.saved else "not saved"
     click.echo(f"{counted(len(talk.turns), 'message')}, {kept}")
+
+
+def change_policy(desk: Desk, name: str) -> None:
+    """Choose what is done once the context is full, or show how full it is."""
+    talk = desk.talk
+    if name:
+        talk.policy = named(name)
+    seen, count = talk.seen(), 0
+    if seen:
+        try:
+            count = len(talk.model.tokens(seen))
+        except PromptTooLong as error:
+            count = error.prompt_tokens
+    click.echo(f"context: {count} of {talk.model.engine.context} tokens; once full: {talk.full}")
+    if talk.fitted.note:
+        click.echo(talk.fitted.note)
 
 
 def leave(_: Desk, __: str) -> None:
@@ -134,6 +150,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Desk, str], None]]] = {
     "/save": ("NAME", "name the conversation", save),
     "/load": ("[NAME]", "go on with a saved one; without a name, list them", take_up),
     "/clear": ("", "begin a new conversation", clear),
+    "/context": ("[POLICY]", f"how full it is; {', '.join(POLICIES)} once it is", change_policy),
     "/stats": ("", "what runs, and the last answer's figures", statistics),
     "/quit": ("", "leave (also Ctrl-D)", leave),
 }
