@@ -10,6 +10,7 @@
     ├── StoreError            exit 1   the disk: full, read-only, locked
     ├── SessionError          exit 1   a saved conversation: unknown, damaged, or the file is not ours
     ├── EngineError           exit 1   llama.cpp refused to load or to decode
+    ├── BadToolCall           exit 1   an answer whose tool call is cut, broken, unknown or does not fit
     ├── QueueFull             exit 1   more requests wait than may
     ├── ConversionError       exit 1   a checkpoint that cannot be converted, or does not prove equal
     ├── UnsafeFile            exit 3   a file that is damaged, hostile or not what its name says
@@ -97,6 +98,18 @@ class EngineError(EdgeError):
 
 class QueueFull(EdgeError):
     """As many requests wait for an answer as may; this one was not taken."""
+
+
+class BadToolCall(EdgeError):
+    """A tool call in a model's answer that is cut, broken, of an unknown tool, or does not fit its parameters.
+
+    `answer` is the text as the model wrote it; `cut` says that max_tokens or the context ended it.
+    """
+
+    def __init__(self, message: str, answer: str, *, cut: bool = False) -> None:
+        super().__init__(message, hint="raise --max-tokens" if cut else "ask again, or a larger model")
+        self.answer = answer
+        self.cut = cut
 
 
 class ConversionError(EdgeError):

@@ -56,12 +56,20 @@ FORMS = {
         "{{ ' [INST] ' ~ (system ~ '\n\n' if has_system and loop.first else '') ~ m.content ~ ' [/INST]' }}"
         "{% else %}{{ ' ' ~ m.content ~ eos_token }}{% endif %}{% endfor %}"
     ),
-    # The same page, tokenizer V3 (7B v0.3, Mixtral 8x22B): [INST] is a token; the system text opens the last
-    # user turn.
+    # The same page, tokenizer V3 (7B v0.3, Mixtral 8x22B): [INST] is a token; tools and the system text open the
+    # last user turn.
     "mistral-v3": (
-        SPLIT_SYSTEM + "{{ bos_token }}{% for m in rest %}"
+        SPLIT_SYSTEM + "{{ bos_token }}{% set ns = namespace(last=0) %}"
+        "{% for m in rest %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+        "{% for m in rest %}{% set last = loop.index0 == ns.last %}"
         "{% if m.role == 'user' %}"
-        "{{ '[INST] ' ~ (system ~ '\n\n' if has_system and loop.last else '') ~ m.content ~ '[/INST]' }}"
+        "{{ '[AVAILABLE_TOOLS] ' ~ tools | tojson ~ '[/AVAILABLE_TOOLS]' if tools and last else '' }}"
+        "{{ '[INST] ' ~ (system ~ '\n\n' if has_system and last else '') ~ m.content ~ '[/INST]' }}"
+        "{% elif m.role == 'tool' %}{{ '[TOOL_RESULTS] {\"content\": ' ~ m.content | tojson }}"
+        "{{ ', \"call_id\": \"' ~ m.tool_call_id ~ '\"}[/TOOL_RESULTS]' }}"
+        "{% elif m.tool_calls %}{{ '[TOOL_CALLS] [' }}{% for call in m.tool_calls %}"
+        "{{ (call.function | tojson)[:-1] ~ ', \"id\": \"' ~ call.id ~ '\"}' ~ (']' if loop.last else ', ') }}"
+        "{% endfor %}{{ eos_token }}"
         "{% else %}{{ ' ' ~ m.content ~ eos_token }}{% endif %}{% endfor %}"
     ),
     # Microsoft, tokenizer_config.json of huggingface.co/microsoft/Phi-3-mini-4k-instruct: no BOS.
