@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from edge.engine import Engine
-from edge.engine.binding import listen
+from edge.engine.backend import Row
+from edge.engine.llama import LlamaBackend
 from edge.memory import BATCH
 from edge.planner import Plan
 
@@ -18,34 +18,33 @@ from .perplexity import Array
 LOGITS_BYTES = 64 << 20  # of logits that llama.cpp keeps for one model
 
 
-class Logits(Engine):
-    """An engine whose context is one chunk long and gives logits of many rows. Raises what `Engine` raises."""
+class Logits(LlamaBackend):
+    """A model whose context is one chunk long and gives logits of many rows. Raises what `LlamaBackend` raises."""
 
     def _context_params(self, plan: Plan) -> Any:
         size = self._lib.llama_vocab_n_tokens(self._lib.llama_model_get_vocab(self._model))
-        self.rows = max(1, min(BATCH, LOGITS_BYTES // (4 * size)))
-        params = self._lib.llama_context_default_params()
-        params.n_ctx = plan.context
-        params.n_batch = params.n_ubatch = BATCH
+        self.rows, self.plan = max(1, min(BATCH, LOGITS_BYTES // (4 * size))), plan
+        params = super()._context_params(plan)
         params.n_outputs_max = self.rows
         params.n_threads = params.n_threads_batch = plan.threads.prefill
-        params.no_perf = True
         return params
 
     def __enter__(self) -> Logits:
         return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def of(self, chunk: Array) -> Iterator[Array]:
         """Logits of the scored half of a chunk, (tokens, vocabulary) f32, in blocks.
 
         A block is llama.cpp's own buffer: read it before the next one is asked for.
         """
-        listen()
-        self._lib.llama_memory_clear(self._memory, True)
+        self.keep(0, 0)
         for start, stop, scored in blocks(len(chunk), self.rows):
-            for row, position in enumerate(range(start, stop)):
-                self._put(row, int(chunk[position]), position, 0, position in scored)
-            self._decode(stop - start)
+            self.decode(
+                [Row(int(chunk[at]), at, (0,), at in scored) for at in range(start, stop)],
+            )
             if scored:
                 data = ctypes.cast(self._lib.llama_get_logits(self._context), ctypes.POINTER(ctypes.c_float))
                 yield np.ctypeslib.as_array(data, shape=(len(scored), self.vocab.size))

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from edge import gguf_header, store
-from edge.engine import Engine
 from edge.errors import DoesNotFit, EngineError, RequestError
 from edge.planner import Plan, mib, plan, read_artifact
 
@@ -168,7 +167,7 @@ def side_by_side(plans: Sequence[Plan], words: str, limit: int | None, progress:
     return Scores(nll, kld, np.concatenate([part.same_top for part in parts], axis=1))
 
 
-def check_vocabulary(base: Engine, level: Engine, words: str, ids: Sequence[int]) -> None:
+def check_vocabulary(base: Logits, level: Logits, words: str, ids: Sequence[int]) -> None:
     """Raise RequestError where the two do not have the same tokens, or make others of the text."""
     tokens = [gguf_header.elements(model.plan.path, "tokenizer.ggml.tokens") for model in (base, level)]
     if tokens[0] != tokens[1] or base.vocab.size != level.vocab.size:

@@ -8,6 +8,8 @@ from edge.chat import template as templates
 from edge.chat.template import Message, Template
 from edge.engine import Engine, Sampling, Stream
 from edge.engine.adapters import Adapter, adapter_of
+from edge.engine.disk import open_cache
+from edge.engine.state_key import state_key
 from edge.planner import Plan, plan
 
 
@@ -20,6 +22,7 @@ class LoadedModel:
         *,
         template: str | None = None,
         adapters: Sequence[Adapter] = (),
+        cache: bool = False,
     ) -> None:
         self.plan = plan.require_fit()
         # What the model does best with, for calls that do not say.
@@ -28,7 +31,7 @@ class LoadedModel:
         self.sampling = Sampling(**settings)
         self.adapters = tuple(adapters)
         # Last: what fails before it leaves no model in memory
-        self.engine = Engine(plan, adapters)
+        self.engine = Engine(plan, adapters, disk=open_cache(state_key(plan, adapters)) if cache else None)
         self.form = template
         self._template: Template | None = None
 
@@ -136,14 +139,16 @@ def load(
     parallel: int = 1,
     template: str | None = None,
     lora: Sequence[str] = (),
+    cache: bool = False,
 ) -> LoadedModel:
     """Plan `ref` for this machine, refuse it if it does not fit, else load it.
 
     ctx, threads, sequences and parallel are those of `edge.plan`; template names a known chat form (chatml, llama-3, …)
-    to use instead of the file's own; lora names adapters to add, each a GGUF file, or FILE:SCALE. Raises what
+    to use instead of the file's own; lora names adapters to add, each a GGUF file, or FILE:SCALE; cache keeps
+    prefixes on the disk, for the next process to go on from. Raises what
     `plan` raises, what `edge.engine.adapters.adapter_of` raises, DoesNotFit, EngineError.
     """
     adapters = [adapter_of(text) for text in lora]
     beside = sum(adapter.bytes for adapter in adapters)
     planned = plan(ref, ctx=ctx, threads=threads, sequences=sequences, parallel=parallel, beside=beside)
-    return LoadedModel(planned, template=template, adapters=adapters)
+    return LoadedModel(planned, template=template, adapters=adapters, cache=cache)

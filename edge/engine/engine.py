@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on
 
     from edge.engine.disk import DiskCache
+    from edge.engine.draft import DraftModel
 
 QUEUE = 1024  # requests that may wait
 T = TypeVar("T")
@@ -37,10 +38,11 @@ class Engine:
     """A model loaded as a plan says. Close it, or use it as a context manager.
 
     adapters  LoRA adapters that requests are decoded with unless they name others of these
+    draft     a small model that guesses ahead for this one (`edge.engine.draft.draft_plan`)
     disk      where prefixes are kept beyond the process, None for nowhere
     queue     how many requests may wait for a slot
 
-    Raises EngineError where the backend refuses to load.
+    Raises EngineError where the backend refuses to load, RequestError for a draft of another vocabulary.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Engine:
         plan: Plan,
         adapters: Sequence[Adapter] = (),
         *,
+        draft: Plan | None = None,
         disk: DiskCache | None = None,
         queue: int = QUEUE,
     ) -> None:
@@ -55,7 +58,13 @@ class Engine:
         self.plan, self._adapters, self._queue = plan, tuple(adapters), queue
         self._backend = open_backend(plan, adapters)
         self.context = self._backend.context
-        self._decoder = Decoder(self._backend, plan, self._adapters, disk)
+        pace = Pace()
+        try:
+            guesser = open_draft(draft, self._backend, pace) if draft else None
+        except BaseException:
+            self._backend.close()
+            raise
+        self._decoder = Decoder(self._backend, plan, self._adapters, disk, pace, guesser)
         self._vocab = self._backend.vocab
         # The thread knows the decoder and not the engine, so an engine nobody holds any more is closed.
         self._closing = weakref.finalize(self, self._decoder.close)
@@ -168,8 +177,15 @@ class Decoder:
     """The decode thread and what waits for it. Any thread may call it."""
 
     def __init__(
-        self, backend: Backend, plan: Plan, adapters: tuple[Adapter, ...], disk: DiskCache | None
+        self,
+        backend: Backend,
+        plan: Plan,
+        adapters: tuple[Adapter, ...],
+        disk: DiskCache | None,
+        pace: Pace,
+        draft: DraftModel | None,
     ) -> None:
+        self._draft = draft
         self._backend, self._process = backend, os.getpid()
         self._slots = Slots(
             backend,
@@ -179,10 +195,11 @@ class Decoder:
             disk=disk,
             own=adapters,
         )
-        pace = Pace()
 
         def propose(request: Request) -> Proposer | None:
-            return PromptLookup(pace) if request.n == 1 else None
+            if request.n > 1:
+                return None
+            return draft.proposer() if draft else PromptLookup(pace)
 
         self._scheduler = Scheduler(backend, plan, self._slots, propose)
         self._changed = threading.Condition()
@@ -225,9 +242,10 @@ class Decoder:
             already, self._closed = self._closed, True
             self._changed.notify_all()
         if not already:
-            self._backend.abort()
+            for loaded in self._loaded():
+                loaded.abort()
             if self._thread is None:
-                self._backend.close()
+                self._free()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
@@ -253,7 +271,14 @@ class Decoder:
                 future.set_exception(closed)
             self._calls.clear()
         self._slots.spill_all()
-        self._backend.close()
+        self._free()
+
+    def _loaded(self) -> list[Backend | DraftModel]:
+        return [self._backend, self._draft] if self._draft else [self._backend]
+
+    def _free(self) -> None:
+        for loaded in self._loaded():
+            loaded.close()
 
     def _wait(self) -> bool:
         """Wait until there is something to do; False when the model is closed."""
@@ -283,3 +308,10 @@ def open_backend(plan: Plan, adapters: Sequence[Adapter]) -> Backend:
     from edge.onnx.decoder import OnnxBackend
 
     return OnnxBackend(plan)
+
+
+def open_draft(plan: Plan, target: Backend, pace: Pace) -> DraftModel:
+    """The draft model, loaded. Raises what `DraftModel` raises."""
+    from edge.engine.draft import DraftModel
+
+    return DraftModel(plan, target, pace)

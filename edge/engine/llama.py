@@ -179,7 +179,7 @@ class LlamaBackend:
                 hint="`edge list` names some that do",
             )
 
-    def _open_context(self, plan: Plan) -> Any:
+    def _context_params(self, plan: Plan) -> Any:
         params = self._lib.llama_context_default_params()
         params.n_ctx = plan.context * plan.parallel
         params.n_batch = params.n_ubatch = BATCH
@@ -197,6 +197,10 @@ class LlamaBackend:
         # Python function. C's strlen answers as well: 0 for no character, 1 for one.
         params.abort_callback = ctypes.cast(ctypes.CDLL(None).strlen, self._lib.ggml_abort_callback)
         params.abort_callback_data = ctypes.addressof(self._aborted)
+        return params
+
+    def _open_context(self, plan: Plan) -> Any:
+        params = self._context_params(plan)
         listen()
         context = self._lib.llama_init_from_model(self._model, params)
         if not context:

@@ -187,12 +187,12 @@ class Scheduler:
 
     def _decode(self, live: Sequence[Answer]) -> None:
         """The next token of every live answer; for one alone, also what it is guessed to go on with."""
-        guesses = self._guess(live[0]) if len(live) == len(self._jobs) == 1 else []
-        rows = [Row(answer.token, len(answer.slot.tokens), (answer.slot.index,), True) for answer in live]
-        for token in guesses:
-            rows.append(Row(token, rows[-1].position + 1, rows[-1].sequences, True))
-        started = perf_counter()
         try:
+            guesses = self._guess(live[0]) if len(live) == len(self._jobs) == 1 else []
+            rows = [Row(answer.token, len(answer.slot.tokens), (answer.slot.index,), True) for answer in live]
+            for token in guesses:
+                rows.append(Row(token, rows[-1].position + 1, rows[-1].sequences, True))
+            started = perf_counter()
             self._decode_rows(rows, [answer.slot for answer in live])
         except EdgeError as error:
             self._fail(list(dict.fromkeys(answer.job for answer in live)), error)

@@ -163,7 +163,8 @@ class Slots:
 
     def _spill(self, slot: Slot) -> None:
         if self._disk is not None and slot.tokens and slot.adapters == self._own:
-            self._disk.write(slot.tokens, self._backend.save(slot.index))
+            state = self._backend.save(slot.index)
+            self._disk.write(slot.tokens, state, replaces=self._backend.rolls_back)
 
     def _forget(self, slot: Slot) -> None:
         if slot.known is not None:
