@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from edge.engine.binding import llama
 from edge.engine.gbnf import check_grammar
 from edge.errors import RequestError
 
-PENALTY_WINDOW = 64
 SEEDS = 2**32 - 1  # the next number, LLAMA_DEFAULT_SEED in llama.h, means: draw one
 WHOLE = 2**31 - 1  # llama.cpp's int32_t
 LONGEST_WINDOW = 2**20  # a window takes its memory at once
@@ -159,34 +156,3 @@ def written(value: float) -> str:
     if isinstance(value, float):
         return "not a number" if math.isnan(value) else f"{value:g}"
     return str(value) if abs(value) < 10**18 else "far out of range"
-
-
-def open_chain(sampling: Sampling, vocab_size: int, seed: int, prompt: Sequence[int]) -> Any:
-    """A native sampler chain that has seen the prompt's end; free it with `llama_sampler_free`.
-
-    The order is llama.cpp's: penalties, top-k, top-p, min-p, temperature, then the draw.
-    """
-    lib = llama()
-    params = lib.llama_sampler_chain_default_params()
-    params.no_perf = True
-    chain = lib.llama_sampler_chain_init(params)
-
-    def add(sampler: Any) -> None:
-        lib.llama_sampler_chain_add(chain, sampler)
-
-    if sampling.repeat_penalty != 1:
-        add(lib.llama_sampler_init_penalties(vocab_size, PENALTY_WINDOW, sampling.repeat_penalty, 0.0, 0.0))
-        for token in prompt[-PENALTY_WINDOW:]:
-            lib.llama_sampler_accept(chain, token)
-    if sampling.temperature == 0:
-        add(lib.llama_sampler_init_greedy())
-        return chain
-    if sampling.top_k:
-        add(lib.llama_sampler_init_top_k(sampling.top_k))
-    if sampling.top_p < 1:
-        add(lib.llama_sampler_init_top_p(sampling.top_p, 1))
-    if sampling.min_p > 0:
-        add(lib.llama_sampler_init_min_p(sampling.min_p, 1))
-    add(lib.llama_sampler_init_temp(sampling.temperature))
-    add(lib.llama_sampler_init_dist(seed))
-    return chain
