@@ -20,6 +20,7 @@ from edge.errors import EdgeError
 VERBS = {
     "chat": "Talk to a model, or ask it one thing.",
     "generate": "Continue a text, n ways from one prefill.",
+    "batch": "Answer a file of prompts, several at a time.",
     "classify": "Label texts, find entities, score a classifier.",
     "plan": "Say what fits and how it would run, before loading.",
     "host": "Say what this machine is and which backend it gets.",

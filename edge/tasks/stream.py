@@ -13,10 +13,13 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from edge.errors import BadData, EdgeError, PromptTooLong, RequestError
 from edge.tasks.encoder import Array, Encoder, Tokens
 from edge.tasks.rows import Row
+
+T = TypeVar("T")
 
 FIRST = 32  # rows, twice as many from window to window: the first results come soon
 CHARACTERS = 1 << 22  # of a window, however few rows they are
@@ -195,11 +198,11 @@ def gathered(rows: Iterable[Row | None], most: int) -> Iterator[list[Row]]:
         yield window
 
 
-def ticking(rows: Iterable[Row], stop: threading.Event) -> Iterator[Row | None]:
+def ticking(rows: Iterable[T], stop: threading.Event) -> Iterator[T | None]:
     """The rows, read in a thread of their own; None whenever the next is not there after PAUSE."""
-    arrived: queue.Queue[Row | BaseException | None] = queue.Queue(AHEAD)
+    arrived: queue.Queue[T | BaseException | None] = queue.Queue(AHEAD)
 
-    def put(item: Row | BaseException | None) -> None:
+    def put(item: T | BaseException | None) -> None:
         while not stop.is_set():
             with suppress(queue.Full):
                 return arrived.put(item, timeout=0.2)
