@@ -3,8 +3,8 @@
 The peak resident size of a process that prefills a batch and decodes is the sum of
 
     weights   the mapped file, plus a copy of each matrix that this CPU's kernels want rearranged
-    kv        keys and values of every layer for the whole context, in f16, zeroed and so resident at once
-    compute   the activations of one batch, the attention mask, one row of logits an answer
+    kv        keys and values of every layer for the whole context, zeroed and so resident at once
+    compute   the activations of one batch, the attention mask, one row of logits a sequence
     runtime   Python, llama.cpp's code, and the tokenizer's tables
 
 Sources: llama.cpp src/llama-kv-cache*.cpp (cells, padding, window), ggml-cpu/repack.cpp (which types are
@@ -34,6 +34,8 @@ FULL_ATTENTION_EVERY = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "cohere2": 4, "e
 WITHOUT_CACHE = {"gemma-embedding", "wavtokenizer-dec", "dream", "llada", "llada-moe", "rnd1"}
 X86_REPACKED = {"AVX2": {"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"}, "AVX-512": {"Q2_K"}}
 ARM_REPACKED = {"dotprod": {"Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL", "MXFP4"}}
+# Bytes of so many elements (ggml/src/ggml-common.h: a quantized block is its values and an f16 scale).
+KV_TYPES = {"f16": (2, 1), "f32": (4, 1), "q8_0": (34, 32), "q4_0": (18, 32)}
 
 
 @dataclass(frozen=True)
@@ -48,15 +50,39 @@ class Memory:
     available_bytes: int
 
 
+@dataclass(frozen=True)
+class Cache:
+    """How keys and values are kept: for so many sequences, all in one pool of cells or `split`, a context each.
+
+    type    one of KV_TYPES
+    flash   flash attention, which keeps no scores of a whole batch and takes its mask in f16
+    rows    rows of logits
+    """
+
+    sequences: int = 1
+    split: bool = False
+    type: str = "f16"
+    flash: bool = True
+    rows: int = 1
+
+    @property
+    def streams(self) -> int:
+        """Buffers of cells: one a sequence where they are split."""
+        return self.sequences if self.split else 1
+
+
+ONE = Cache()
+
+
 def predict(
-    header: Header, context: int, *, sequences: int = 1, isa: Sequence[str] = (), available_bytes: int = 0
+    header: Header, context: int, cache: Cache = ONE, *, isa: Sequence[str] = (), available_bytes: int = 0
 ) -> Memory:
     """The memory one process needs for this model at this context (tokens). Raises BadGGUF for a header that
     lacks what the sum needs."""
     parts = (
         weights_bytes(header, isa),
-        kv_bytes(header, context, sequences),
-        compute_bytes(header, context, sequences),
+        kv_bytes(header, context, cache),
+        compute_bytes(header, context, cache),
         runtime_bytes(header),
     )
     return Memory(*parts, sum(parts), available_bytes)
@@ -64,9 +90,7 @@ def predict(
 
 def weights_bytes(header: Header, isa: Sequence[str]) -> int:
     """The file as mapped, and the rearranged copies that stay beside it."""
-    repacked = {
-        kind for feature, kinds in (X86_REPACKED | ARM_REPACKED).items() if feature in isa for kind in kinds
-    }
+    repacked = repacked_types(isa)
     # The rows of an embedding are looked up, not multiplied, so it stays as it is, unless it is the output too.
     tied = not any(tensor.name == "output.weight" for tensor in header.tensors)
     copies = sum(
@@ -80,8 +104,14 @@ def weights_bytes(header: Header, isa: Sequence[str]) -> int:
     return header.file_bytes + copies
 
 
-def kv_bytes(header: Header, context: int, sequences: int = 1) -> int:
-    """f16 keys and values, cells × heads × head size, over the layers; and the f32 states of recurrent layers.
+def repacked_types(isa: Sequence[str]) -> set[str]:
+    """The types that llama.cpp rearranges for its kernels on a CPU of these features."""
+    features = X86_REPACKED | ARM_REPACKED
+    return {kind for feature, kinds in features.items() if feature in isa for kind in kinds}
+
+
+def kv_bytes(header: Header, context: int, cache: Cache = ONE) -> int:
+    """Keys and values, cells × heads × head size, over the layers; and the f32 states of recurrent layers.
 
     0 for an encoder, which has no cache.
     """
@@ -89,14 +119,21 @@ def kv_bytes(header: Header, context: int, sequences: int = 1) -> int:
         return 0
     heads = header.per_layer("{arch}.attention.head_count", default=0)
     kv_heads = header.per_layer("{arch}.attention.head_count_kv", default=heads[0])
-    default_head = header.get("{arch}.embedding_length", int) // max(1, heads[0])
-    head_size = header.get("{arch}.attention.key_length", int, default_head)
-    head_size += header.get("{arch}.attention.value_length", int, default_head)
-    keys_and_values = sum(
-        cells * layer_heads * head_size * 2
-        for cells, layer_heads in zip(layer_cells(header, context, sequences), kv_heads, strict=True)
+    elements = cache.streams * sum(
+        cells * layer_heads * sum(head_sizes(header))
+        for cells, layer_heads in zip(layer_cells(header, context, cache), kv_heads, strict=True)
     )
-    return keys_and_values + kv_heads.count(0) * sequences * state_elements(header) * 4
+    size, block = KV_TYPES[cache.type]
+    return elements * size // block + kv_heads.count(0) * cache.sequences * state_elements(header) * 4
+
+
+def head_sizes(header: Header) -> tuple[int, int]:
+    """Elements of one head's key and of its value."""
+    heads = header.per_layer("{arch}.attention.head_count", default=0)
+    default = header.get("{arch}.embedding_length", int) // max(1, heads[0])
+    lengths = (header.get(f"{{arch}}.attention.{name}_length", int, default) for name in ("key", "value"))
+    key, value = lengths
+    return key, value
 
 
 def has_cache(header: Header) -> bool:
@@ -118,11 +155,13 @@ def state_elements(header: Header) -> int:
     return mamba + rwkv + shift + convolution
 
 
-def layer_cells(header: Header, context: int, sequences: int = 1) -> list[int]:
-    """KV cells of each layer: the padded context, or a window a sequence and a batch where a layer has a window."""
+def layer_cells(header: Header, context: int, cache: Cache = ONE) -> list[int]:
+    """KV cells of each layer in one stream: the padded context, or, where a layer has a window, a window for each
+    sequence of the stream and a batch."""
     full = pad(context)
     window = header.get("{arch}.attention.sliding_window", int, 0)
-    windowed = min(full, pad(window * sequences + BATCH)) if window else full
+    windows = cache.sequences // cache.streams
+    windowed = min(full, pad(window * windows + BATCH)) if window else full
     pattern = header.metadata.get(
         f"{header.architecture}.attention.sliding_window_pattern",
         FULL_ATTENTION_EVERY.get(header.architecture, 1),
@@ -134,19 +173,21 @@ def layer_cells(header: Header, context: int, sequences: int = 1) -> list[int]:
     return [windowed if has_window else full for has_window in pattern]
 
 
-def compute_bytes(header: Header, context: int, sequences: int) -> int:
-    """Activations of one batch: three of the feed-forward's width and four of the model's, f32; the mask, f16,
-    for the whole context and for the window; the logits."""
+def compute_bytes(header: Header, context: int, cache: Cache = ONE) -> int:
+    """Activations of one batch: three of the feed-forward's width and four of the model's, f32; the mask for the
+    whole context and for the window; without flash attention the scores of a batch in f32; the logits.
+
+    A batch's rows are shared out among split sequences, so mask and scores are of one stream's cells.
+    """
     width = header.get("{arch}.embedding_length", int)
     inner = max(header.per_layer("{arch}.feed_forward_length", default=4 * width))
-    heads, cells = (
-        max(header.per_layer("{arch}.attention.head_count", default=0)),
-        layer_cells(header, context, sequences),
-    )
+    heads = max(header.per_layer("{arch}.attention.head_count", default=0))
+    cells = layer_cells(header, context, cache)
     query = heads * header.get("{arch}.attention.key_length", int, width // max(1, heads))
     activations = BATCH * 4 * (max(3 * inner, 2 * query) + 4 * max(width, query))
-    mask = sum(set(cells)) * BATCH * 2
-    return activations + mask + sequences * vocabulary(header) * 4
+    mask = sum(set(cells)) * BATCH * (2 if cache.flash else 4)
+    scores = 0 if cache.flash else heads * max(cells) * BATCH * 4
+    return activations + mask + scores + cache.rows * vocabulary(header) * 4
 
 
 def runtime_bytes(header: Header) -> int:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edge import gguf_header, onnx_folder, onnx_memory, store
+from edge import kv as kept
 from edge.errors import BadGGUF, DoesNotFit, RequestError, UnsafeFile
 from edge.gguf_header import Header
 from edge.machine import Chosen, Host, Rejected, host
-from edge.memory import CELL_PADDING, MIB, Memory, has_cache, predict
+from edge.memory import CELL_PADDING, MIB, ONE, Cache, Memory, has_cache, predict
 from edge.store.checkpoints import is_adapter
 
 # Room for a conversation without paying for a long document; `ctx` asks for another.
@@ -24,21 +25,20 @@ MAX_THREADS = 512
 LOGITS_ROWS = 16  # rows of logits a step may want at least: one sequence's next token, and its guesses
 ONNX_BACKEND = "onnxruntime-cpu"
 
-Need = Callable[[int], Memory]  # context in tokens → what it would take
-
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a plan depends on: `predict(context, sequences, available)`, and the `trained` context in tokens.
+    """What a plan depends on: `predict(context, cache, available)`, and the `trained` context in tokens.
 
-    `refusals` are reasons why what fits is not of use.
+    `header` is None for ONNX. `refusals` are reasons why what fits is not of use.
     """
 
     level: str
     trained: int
     chosen: Chosen
-    predict: Callable[[int, int, int], Memory]
+    predict: Callable[[int, Cache, int], Memory]
     refusals: tuple[str, ...]
+    header: Header | None = None
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,13 @@ class Threads:
 class Plan:
     """How a model will run here, or why it will not. Memory in bytes, context in tokens.
 
-    `nearest` says in words what would fit when this does not, and is empty otherwise. `advice` are settings by
-    the names of `edge.Sampling`, and a `system` prompt, with which this model is known to do best.
+    sequences     slots: texts that are alive at once
+    parallel      conversations at a time, each with `context` tokens of its own; 1: the slots share them
+    unified       several slots share the cells of one prompt
+    kv, flash     type of keys and values; flash attention, where None leaves it to llama.cpp
+    row_multiple  by how many rows a step must go so that a row's sums are the same in all
+    nearest       in words, what would fit when this does not; empty otherwise
+    advice        settings by the names of `edge.Sampling`, and a `system` prompt, with which it is known to do best
     """
 
     artifact: str
@@ -97,6 +102,8 @@ def plan(
     threads: int | None = None,
     sequences: int = 1,
     parallel: int = 1,
+    kv: str | None = None,
+    scoring: bool = False,
     beside: int = 0,
     on: Host | None = None,
 ) -> Plan:
@@ -106,6 +113,9 @@ def plan(
     memory     a budget in bytes, or a text such as "512MiB"; by default what is available
     threads    for prefill and decode alike; by default one a core
     sequences  answers that share one prompt
+    parallel   conversations at a time, each with `ctx` tokens of its own
+    kv         type of keys and values: "f16", "q8_0", "q4_0"; by default f16, or what fits where more is asked for
+    scoring    for label scoring, which adds in f32 and without flash attention
     beside     bytes of what is loaded beside the model: its adapters
     on         the host to plan for; by default this one
 
@@ -120,34 +130,64 @@ def plan(
     if memory is not None:
         budget = min(budget, parse_size(memory))
 
-    def need(tokens: int) -> Memory:
-        alone = found.predict(tokens, sequences, budget)
+    # Fewer bits only where more was asked for than the default.
+    smaller = kv is None and (ctx is not None or parallel > 1)
+
+    def caches(slots: int) -> tuple[Cache, ...]:
+        if scoring:
+            return (Cache(sequences, type="f32", flash=False, rows=max(sequences, LOGITS_ROWS)),)
+        answers = min(sequences, slots) if parallel > 1 else sequences
+        return kept.caches(found.header, answers, slots, rows=LOGITS_ROWS, asked=kv, smaller=smaller)
+
+    def need(tokens: int, cache: Cache) -> Memory:
+        alone = found.predict(tokens, cache, budget)
         weights, total = alone.weights_bytes + beside, alone.total_bytes + beside
         return replace(alone, weights_bytes=weights, total_bytes=total)
 
-    needed = need(context)
+    tried = caches(parallel)
+    needs = [need(context, cache) for cache in tried]
+    at = next((i for i, needed in enumerate(needs) if needed.total_bytes <= budget), len(tried) - 1)
+    cache, needed = tried[at], needs[at]
     fits = needed.total_bytes <= budget
+    too_large = (
+        Rejected(
+            f"KV of {other.type}", f"takes {mib(more.total_bytes)} in all, and {mib(budget)} are available"
+        )
+        for other, more in zip(tried[:at], needs[:at], strict=True)
+    )
+
+    def fitting(tokens: int, slots: int) -> bool:
+        return any(need(tokens, cache).total_bytes <= budget for cache in caches(slots))
+
     on_cpu = found.chosen.backend.endswith("-cpu")
+    rows, rows_reason = kept.row_multiple(found.header, machine.cpu.isa, on_cpu) if cache.split else (1, "")
+    least = min(need(1, cache).total_bytes for cache in caches(1))
     return Plan(
         artifact=model.name,
         path=model.path,
         level=found.level,
         backend=found.chosen.backend,
         reason=found.chosen.reason,
-        rejected=(*found.chosen.rejected, *left_out),
+        rejected=(*found.chosen.rejected, *left_out, *too_large),
         threads=use,
         context=context,
-        sequences=max(sequences, parallel),
+        sequences=cache.sequences,
         parallel=parallel,
-        unified=sequences > 1 and parallel == 1,
-        kv="f16",
-        flash=None,
-        row_multiple=1,
+        unified=cache.sequences > 1 and not cache.split,
+        kv=cache.type,
+        flash=kept.flash(cache),
+        row_multiple=rows,
         gpu_layers=0 if on_cpu else ALL_LAYERS,
         memory=needed,
         fits=fits,
-        nearest="" if fits else nearest_fit(context, need),
-        reasons=(threads_reason, context_reason, *found.refusals),
+        nearest="" if fits else nearest_fit(context, parallel, fitting, least),
+        reasons=(
+            threads_reason,
+            context_reason,
+            *kept.reasons(cache, context, asked=kv, scoring=scoring),
+            *filter(None, [rows_reason]),
+            *found.refusals,
+        ),
         advice=model.advice,
     )
 
@@ -161,15 +201,15 @@ def of_gguf(model: store.Model, machine: Host) -> Artifact:
     """Raises what `read_artifact` raises."""
     header = read_artifact(model)
 
-    def memory(tokens: int, sequences: int, available: int) -> Memory:
-        return predict(header, tokens, sequences=sequences, isa=machine.cpu.isa, available_bytes=available)
+    def memory(tokens: int, cache: Cache, available: int) -> Memory:
+        return predict(header, tokens, cache, isa=machine.cpu.isa, available_bytes=available)
 
     trained = header.get("{arch}.context_length", int, DEFAULT_CONTEXT)
     if trained < 1:
         raise BadGGUF(
             f"the header states a context of {trained} tokens", hint="get another file of this model"
         )
-    return Artifact(header.quantization, trained, machine.chosen, memory, refusals(header))
+    return Artifact(header.quantization, trained, machine.chosen, memory, refusals(header), header)
 
 
 def of_onnx(model: store.Model) -> Artifact:
@@ -180,14 +220,14 @@ def of_onnx(model: store.Model) -> Artifact:
     if folder.task == "generation" and folder.ours:
         said = onnx_folder.decoder_of(folder)
 
-        def decoding(tokens: int, sequences: int, available: int) -> Memory:
+        def decoding(tokens: int, cache: Cache, available: int) -> Memory:
             return onnx_memory.of_decoder(
-                folder, said, tokens, sequences=sequences, available_bytes=available
+                folder, said, tokens, sequences=cache.sequences, available_bytes=available
             )
 
         return Artifact(folder.level, said.context, chosen, decoding, ())
 
-    def encoding(tokens: int, sequences: int, available: int) -> Memory:
+    def encoding(tokens: int, cache: Cache, available: int) -> Memory:
         return onnx_memory.of_encoder(folder, tokens, available_bytes=available)
 
     refusal = f"no text: its task is {folder.task}, so chat and generate refuse it"
@@ -245,7 +285,7 @@ def choose_context(found: Artifact, asked: int | None) -> tuple[int, str, tuple[
         return asked, f"context {asked}: asked for", ()
     if trained <= DEFAULT_CONTEXT:
         return trained, f"context {trained}: all the model was trained for", ()
-    more = found.predict(trained, 1, 0).total_bytes - found.predict(DEFAULT_CONTEXT, 1, 0).total_bytes
+    more = found.predict(trained, ONE, 0).total_bytes - found.predict(DEFAULT_CONTEXT, ONE, 0).total_bytes
     left_out = Rejected(f"context {trained}", f"takes {mib(more)} more; ask for it with --ctx {trained}")
     reason = f"context {DEFAULT_CONTEXT}: the default; the model was trained for {trained}"
     return DEFAULT_CONTEXT, reason, (left_out,)
@@ -264,15 +304,22 @@ def choose_threads(machine: Host, asked: int | None) -> tuple[Threads, str]:
     ), f"threads {cores}: one a {kind} this process may use, for prefill and decode"
 
 
-def nearest_fit(context: int, need: Need) -> str:
-    """In words: the longest shorter context that fits, or that none does."""
-    budget = need(context).available_bytes
-    shorter = range(CELL_PADDING, context, CELL_PADDING)
-    fitting = bisect_right(shorter, budget, key=lambda tokens: need(tokens).total_bytes)
-    if fitting:
-        return f"a context of {shorter[fitting - 1]} fits: --ctx {shorter[fitting - 1]}"
-    least = mib(need(1).total_bytes)
-    return f"even the shortest context takes {least}, so pick a smaller model or level"
+def nearest_fit(context: int, parallel: int, fits: Callable[[int, int], bool], least: int) -> str:
+    """In words: how many conversations at a time fit at this context, and the longest shorter context that fits
+    for as many; or that none does, where `least` is what the shortest takes in bytes."""
+    fewer, shorter = range(1, parallel), range(CELL_PADDING, context, CELL_PADDING)
+    slots = bisect_left(fewer, True, key=lambda slots: not fits(context, slots))
+    tokens = bisect_left(shorter, True, key=lambda tokens: not fits(tokens, parallel))
+    found = []
+    if slots:
+        at_a_time = "1 conversation" if slots == 1 else f"{slots} conversations"
+        found.append(f"{at_a_time} at a time fit{'s' if slots == 1 else ''}: --parallel {slots}")
+    if tokens:
+        found.append(f"a context of {shorter[tokens - 1]} fits: --ctx {shorter[tokens - 1]}")
+    return (
+        ", or ".join(found)
+        or f"even the shortest context takes {mib(least)}, so pick a smaller model or level"
+    )
 
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}

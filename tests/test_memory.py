@@ -14,7 +14,7 @@ from edge import gguf_header
 from edge.bench.memory import memory
 from edge.gguf_header import Tensor
 from edge.machine import host
-from edge.memory import kv_bytes, layer_cells, predict, weights_bytes
+from edge.memory import Cache, kv_bytes, layer_cells, predict, weights_bytes
 
 BUFFERS = """
 import ctypes, sys
@@ -129,7 +129,7 @@ def test_a_sliding_window_bounds_the_cells_of_its_layers(tmp_path):
     assert layer_cells(windowed(header), 8192) == [1024] * 5 + [8192]
     assert layer_cells(windowed(header), 300) == [512] * 6
     # llama-kv-cache-iswa.cpp: a window for each sequence of a unified cache
-    assert layer_cells(windowed(header), 8192, sequences=5) == [3072] * 5 + [8192]
+    assert layer_cells(windowed(header), 8192, Cache(5)) == [3072] * 5 + [8192]
     pattern = {"gemma3.attention.sliding_window_pattern": (True, False) * 3}
     assert layer_cells(windowed(header, **pattern), 8192) == [1024, 8192] * 3
 
@@ -150,4 +150,4 @@ def test_a_recurrent_layers_state_is_counted_for_every_sequence(tmp_path):
     recurrent = replace(header, metadata={**header.metadata, **mamba})
     a_layer = 4 * (128 * 16 + 3 * 128)
     assert kv_bytes(recurrent, 4096) == 2 * a_layer
-    assert kv_bytes(recurrent, 256, sequences=3) == 6 * a_layer
+    assert kv_bytes(recurrent, 256, Cache(3)) == 6 * a_layer
