@@ -12,7 +12,10 @@ MAX_SEQUENCES = 256  # llama.cpp src/llama-cparams.h, LLAMA_MAX_SEQ
 DEFAULT = "f16"
 CHOICES = ("f16", "q8_0", "q4_0")  # from the exact to the small, in which order they are tried
 # Measured, bench/LOG.md, "keys and values in fewer bits".
-COSTS = {"q8_0": "it prefills 2,000 tokens at 0.37 of f16's pace", "q4_0": "it prefills slower and answers change"}
+COSTS = {
+    "q8_0": "it prefills 2,000 tokens at 0.37 of f16's pace",
+    "q4_0": "it prefills slower and answers change",
+}
 WITHOUT_FLASH = {"grok"}  # llama.cpp src/llama-context.cpp switches it off there
 # How many rows at once a matrix of a type is multiplied with, where that order of sums is not the one of fewer rows.
 # Measured on a CPU with AVX-512, bench/LOG.md, "the same text whatever else runs"; for ggml-cpu/tiled, its source.
@@ -28,9 +31,8 @@ def caches(
     """The ways to keep so many sequences, the best first: the type that is asked for, or f16 and, where `smaller`
     is of use, what takes less. `rows` of logits are kept at least.
 
-    header is None for ONNX, whose cache is float32. Raises RequestError for a count or type that is not possible.
+    header is None for ONNX, whose cache is float32. Raises RequestError for a type that is not possible.
     """
-    check_counts(sequences, parallel)
     slots, split = max(sequences, parallel), parallel > 1
     rows = max(slots, rows)
     if header is None:

@@ -121,6 +121,7 @@ def plan(
 
     Raises ModelNotFound, UnsafeFile (BadGGUF) for what cannot be read, RequestError for a setting out of range.
     """
+    kept.check_counts(sequences, parallel)
     model = store.resolve(ref)
     machine = on or host()
     found = of_onnx(model) if is_onnx(model) else of_gguf(model, machine)

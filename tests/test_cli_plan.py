@@ -57,6 +57,26 @@ def test_the_screen_names_each_part(model, capsys):
     assert lines["fits"].split() == ["fits", "yes"]
 
 
+def test_conversations_at_a_time_are_said(model, capsys):
+    assert run(["plan", model, "--parallel", "3", "--kv", "f16"]) == 0
+    lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["parallel"].split()[1:] == ["3", "conversations", "at", "a", "time"]
+    assert lines["context"].split()[1:] == ["256", "tokens", "each"]
+    assert lines["KV cache"].endswith(" in f16")
+    assert run(["plan", model, "--parallel", "3", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    said = {key: plan[key] for key in ("parallel", "sequences", "unified", "kv", "flash", "row_multiple")}
+    expected = {
+        "parallel": 3,
+        "sequences": 3,
+        "unified": False,
+        "kv": "f16",
+        "flash": True,
+        "row_multiple": 2,
+    }
+    assert said == expected
+
+
 def test_what_does_not_fit_is_4_and_still_printed(model, capsys):
     for args in ([], ["--json"]):
         assert run(["plan", model, "--memory", "1MiB", *args]) == 4
@@ -74,6 +94,9 @@ def test_what_does_not_fit_is_4_and_still_printed(model, capsys):
         (["--memory", "much"], 2, "'much' is not a size"),
         (["--memory", "0"], 2, "is not a size"),
         (["--memory", "9" * 400], 2, "is not a size"),
+        (["--parallel", "0"], 2, "0 conversations at a time is out of range"),
+        (["--kv", "q8_0"], 2, "its heads are 16 wide"),
+        (["--kv", "q3"], 2, "'q3' is not one of"),
         (["--ctx", "-1"], 2, "context of -1 is out of range"),
         (["--ctx", "9" * 400], 2, "is out of range"),
     ],

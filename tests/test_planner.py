@@ -2,11 +2,14 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from tiny import tiny_llama
 
+from edge import gguf_header
 from edge.errors import BadGGUF, DoesNotFit, ModelNotFound, RequestError
+from edge.kv import row_multiple
 from edge.machine import Chosen, host
 from edge.planner import parse_size, plan
 
@@ -56,6 +59,7 @@ def test_what_is_asked_for_is_what_is_planned(model):
     decided = plan(model, ctx=300, threads=3, sequences=2, on=machine())
     assert (decided.context, decided.threads.prefill, decided.sequences) == (300, 3, 2)
     assert decided.reasons == ("threads 3: asked for", "context 300: asked for")
+    assert (decided.parallel, decided.unified, decided.kv, decided.flash) == (1, True, "f16", None)
 
 
 def test_the_total_is_the_sum_of_its_parts_and_grows_with_the_context(model):
@@ -171,3 +175,98 @@ def test_a_file_that_states_no_context_is_refused(tmp_path, ctx):
     path = tiny_llama(tmp_path / "none.gguf", ctx=0)
     with pytest.raises(BadGGUF, match="a context of 0 tokens"):
         plan(str(path), ctx=ctx)
+
+
+@pytest.fixture
+def wide(tmp_path):
+    """Heads of 32, which a quantized cache can hold; 4 layers, so that the cache is most of what it takes."""
+    return str(tiny_llama(tmp_path / "wide.gguf", embd=128, layers=4, kv_heads=4, ctx=8192))
+
+
+def test_conversations_at_a_time_have_a_context_each(wide):
+    decided = plan(wide, ctx=2000, parallel=3, on=machine())
+    assert (decided.sequences, decided.parallel, decided.unified) == (3, 3, False)
+    assert (decided.kv, decided.flash) == ("f16", True)
+    # 4 layers × 4 heads × 32 per head × keys and values × f16, each stream padded to 2,048
+    assert decided.memory.kv_bytes == 3 * 2048 * 4 * 4 * 32 * 2 * 2
+    assert any(reason.startswith("parallel 3: ") for reason in decided.reasons)
+    assert any(reason.startswith("flash attention on: ") for reason in decided.reasons)
+
+
+def test_fewer_bits_are_taken_before_it_does_not_fit_and_the_reason_says_so(wide):
+    exact, half, quarter = (
+        plan(wide, ctx=8192, parallel=16, kv=kv, on=machine()).memory for kv in ("f16", "q8_0", "q4_0")
+    )
+    assert (half.kv_bytes * 64, quarter.kv_bytes * 64) == (exact.kv_bytes * 34, exact.kv_bytes * 18)
+    for budget, kv, rejected in (
+        (exact.total_bytes, "f16", 0),
+        (exact.total_bytes - 1, "q8_0", 1),
+        (half.total_bytes - 1, "q4_0", 2),
+    ):
+        decided = plan(wide, ctx=8192, parallel=16, memory=budget, on=machine())
+        assert (decided.fits, decided.kv, decided.flash) == (True, kv, True)
+        assert len([other for other in decided.rejected if other.choice.startswith("KV of ")]) == rejected
+        assert any(reason.startswith(f"KV {kv}: what is more exact") for reason in decided.reasons) == (
+            rejected > 0
+        )
+    assert not plan(wide, ctx=8192, parallel=16, kv="f16", memory=half.total_bytes, on=machine()).fits
+
+
+def test_a_default_context_is_not_paid_for_with_fewer_bits(wide):
+    enough = plan(wide, on=machine()).memory.total_bytes
+    assert not plan(wide, memory=enough - 1, on=machine()).fits
+    assert plan(wide, ctx=4096, memory=enough - 1, on=machine()).kv == "q8_0"
+
+
+def test_more_at_a_time_than_fit_are_refused_with_the_most_that_do(model):  # its heads of 16 are no block
+    enough = plan(model, ctx=4096, parallel=5, on=machine()).memory.total_bytes
+    refused = plan(model, ctx=4096, parallel=200, memory=enough, on=machine())
+    assert not refused.fits
+    assert refused.nearest.startswith("5 conversations at a time fit: --parallel 5")
+    assert plan(model, ctx=4096, parallel=5, memory=enough, on=machine()).fits
+    assert not plan(model, ctx=4096, parallel=6, memory=enough, on=machine()).fits
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"parallel": 0}, "out of range"),
+        ({"parallel": 257}, "out of range"),
+        ({"sequences": 257}, "out of range"),
+        ({"sequences": 5, "parallel": 4}, "5 answers take as many slots"),
+        ({"kv": "q5_1"}, "is not known"),
+        ({"kv": "q8_0"}, "its heads are 16 wide, and 32 values make a block"),
+    ],
+)
+def test_ways_to_keep_a_cache_that_are_not_possible(model, settings, says):
+    with pytest.raises(RequestError, match=says):
+        plan(model, on=machine(), **settings)
+
+
+def test_label_scoring_adds_in_f32_without_flash_attention(wide):
+    decided, usual = (plan(wide, ctx=512, sequences=4, scoring=on, on=machine()) for on in (True, False))
+    assert (decided.kv, decided.flash, decided.unified) == ("f32", False, True)
+    assert decided.memory.kv_bytes == 2 * usual.memory.kv_bytes
+    # the scores of a batch in 4 heads, and the mask, in f32 instead of f16
+    assert decided.memory.compute_bytes - usual.memory.compute_bytes == 512 * 512 * (4 * 4 + 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "isa", "rows"),
+    [
+        ("Q8_0", ("AVX2", "AVX-512"), 1),
+        ("Q4_0", ("AVX2",), 1),
+        ("F16", ("AVX2",), 2),
+        ("Q4_K", ("AVX2",), 4),
+        ("Q2_K", ("AVX2", "AVX-512"), 4),
+        ("Q2_K", ("AVX2",), 8),  # not rearranged there, so tiled
+        ("Q6_K", ("AVX2",), 8),
+        ("Q4_0", ("NEON", "dotprod"), 4),
+    ],
+)
+def test_rows_go_by_as_many_as_the_kernels_of_a_type_compute_at_once(model, kind, isa, rows):
+    header = gguf_header.read(Path(model))
+    tensors = tuple(
+        replace(tensor, type=kind if len(tensor.shape) > 1 else "F32") for tensor in header.tensors
+    )
+    assert row_multiple(replace(header, tensors=tensors), isa, True)[0] == rows

@@ -16,16 +16,22 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("ref", shell_complete=complete_ref)
 @click.option("--ctx", type=int, metavar="N", help="Context in tokens.")
+@click.option("--parallel", type=int, default=1, metavar="N", help="Conversations at a time, a context each.")
+@click.option(
+    "--kv", type=click.Choice(["f16", "q8_0", "q4_0"]), help="Type of keys and values.  [f16, or what fits]"
+)
 @click.option("--memory", metavar="SIZE", help='Plan for this much, such as "512MiB".')
 @json_option
-def command(ref: str, ctx: int | None, memory: str | None, as_json: bool) -> None:
+def command(
+    ref: str, ctx: int | None, parallel: int, kv: str | None, memory: str | None, as_json: bool
+) -> None:
     """Say what fits and how it would run, before loading.
 
     Reads only the file's header. Exits with 4 when it does not fit, naming the nearest setting that does.
     """
     from edge.planner import plan
 
-    decided = plan(ref, ctx=ctx, memory=memory)
+    decided = plan(ref, ctx=ctx, parallel=parallel, kv=kv, memory=memory)
     if as_json:
         emit_json(decided)
     else:
@@ -40,14 +46,16 @@ def describe(decided: Plan) -> str:
         ("model", f"{decided.artifact} ({decided.level})"),
         ("backend", f"{decided.backend}: {decided.reason}"),
         ("threads", f"{decided.threads.prefill} for prefill, {decided.threads.decode} for decode"),
-        ("context", f"{decided.context} tokens"),
+        ("context", f"{decided.context} tokens" + (" each" if decided.parallel > 1 else "")),
         ("weights", size(need.weights_bytes)),
-        ("KV cache", size(need.kv_bytes)),
+        ("KV cache", f"{size(need.kv_bytes)} in {decided.kv}" if need.kv_bytes else size(0)),
         ("compute", size(need.compute_bytes)),
         ("runtime", size(need.runtime_bytes)),
         ("total", f"{size(need.total_bytes)} of {size(need.available_bytes)} available"),
         ("fits", "yes" if decided.fits else f"no: {decided.nearest}"),
     ]
+    if decided.parallel > 1:
+        rows.insert(4, ("parallel", f"{decided.parallel} conversations at a time"))
     rejected = [f"{other.choice}: {other.reason}" for other in decided.rejected]
     for label, lines in (("because", decided.reasons), ("rejected", rejected)):
         rows += [(label if not index else "", line) for index, line in enumerate(lines)]
