@@ -68,9 +68,9 @@ def test_the_longest_match_is_followed_and_of_equals_the_latest() -> None:
     assert proposer.guess([1, 8, 9, 60, 2, 8, 9, 70, 3, 8, 9], 1) == [70]
 
 
-def test_a_guess_ends_with_what_is_known() -> None:
+def test_a_guess_beyond_what_is_known_repeats_it() -> None:
     tokens = [5, 6, 7, 5, 6]
-    assert PromptLookup(Pace(share=0.0)).guess(tokens) == [7, 5, 6]
+    assert PromptLookup(Pace(share=0.0)).guess(tokens, 7) == [7, 5, 6, 7, 5, 6, 7]
     assert PromptLookup(Pace(share=0.0)).guess(tokens, 0) == []
     assert len(PromptLookup(Pace(share=0.0)).guess([4] * 100)) <= MOST
 

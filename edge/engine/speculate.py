@@ -130,10 +130,9 @@ class PromptLookup:
         self._extend(tokens[len(self._tokens) :])
         if self._source < 0:
             return []
-        most = min(most, MOST, len(self._tokens) - self._source)
-        chances = (self._chances.of(self._length + i) for i in range(most))
-        k = best(chances, self._pace.share)
-        return self._tokens[self._source : self._source + k].tolist()
+        chances = (self._chances.of(self._length + i) for i in range(min(most, MOST)))
+        period = len(self._tokens) - self._source  # beyond what is known, the text repeats itself
+        return [self._tokens[self._source + i % period] for i in range(best(chances, self._pace.share))]
 
     def learn(self, offered: int, accepted: int, seconds: float) -> None:
         """See Proposer. Which guesses were right the next call's tokens say; here only the time counts."""
