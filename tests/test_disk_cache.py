@@ -17,11 +17,16 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny import tiny_llama
 
+from edge import gguf_header
 from edge.engine import disk, state_file
+from edge.engine.adapters import Adapter
 from edge.engine.disk import CacheWarning, DiskCache
-from edge.engine.state_key import StateKey, model_digest
+from edge.engine.state_key import StateKey, model_digest, state_key
 from edge.errors import RequestError
+from edge.planner import plan
+from edge.store.made import keep_made
 
 KEY = StateKey("tiny", "ab" * 32, "llama.cpp-cpu", "f16", True, 1, library="one")
 SIZE = 1000
@@ -462,3 +467,50 @@ def test_every_part_of_a_split_file_counts(tmp_path):
     first = model_digest(parts[0])
     parts[1].write_bytes(b"another second part")
     assert model_digest(parts[0]) != first
+
+
+def test_the_stores_own_hash_is_taken_while_the_file_is_as_it_was(tmp_path, home):
+    """Nothing is read of a file that the store has hashed, unless it is younger than the store's record of it."""
+    path = keep_made("pet", "made", "", made).files[0]
+    right = model_digest(path)
+    record = path.parent / "model.json"
+    record.write_text(record.read_text().replace(right, "0" * 64))
+    assert model_digest(path) == "0" * 64
+    assert not (home / "cache").exists()
+    later = record.stat().st_mtime + 10
+    os.utime(path, (later, later))
+    assert model_digest(path) == right
+
+
+def made(folder):
+    path = folder / "pet.gguf"
+    path.write_bytes(b"GGUF and so on")
+    return [path]
+
+
+def test_the_key_of_a_plan(tmp_path):
+    found = plan(str(tiny_llama(tmp_path / "tiny.gguf")), ctx=128, threads=1)
+    key = state_key(found)
+    assert (key.name, key.model) == ("tiny", model_digest(found.path))
+    adapter = tmp_path / "a.gguf"
+    adapter.write_bytes(b"adapter")
+    changes = {
+        "kv": "q8_0",
+        "flash": not found.flash,
+        "gpu_layers": 3,
+        "backend": "llama.cpp-cuda",
+        "sequences": 4,
+    }
+    others = [state_key(dataclasses.replace(found, **{name: value})) for name, value in changes.items()]
+    others += [state_key(found, [Adapter(adapter, scale, 7)]) for scale in (0.5, 1.0)]
+    assert len({key.digest, *(other.digest for other in others)}) == 8
+    # neither changes what a token's keys and values are
+    assert state_key(dataclasses.replace(found, context=64, threads=None)).digest == key.digest
+
+
+def test_a_context_counts_where_rotations_depend_on_it(tmp_path, monkeypatch):
+    found = plan(str(tiny_llama(tmp_path / "tiny.gguf")), ctx=128, threads=1)
+    header = gguf_header.read(found.path)
+    long = {**header.metadata, "llama.rope.scaling.original_context_length": 64}
+    monkeypatch.setattr(gguf_header, "read", lambda _: dataclasses.replace(header, metadata=long))
+    assert state_key(found).digest != state_key(dataclasses.replace(found, context=64)).digest
