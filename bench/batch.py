@@ -58,7 +58,7 @@ def batch(
 
 def once(ref: str, parallel: int, rows: int, tokens: int, threads: int | None) -> float:
     """Tokens a second of one run, prefill included, loading not."""
-    with load(ref, ctx=tokens + 256, threads=threads, parallel=parallel) as model:
+    with load(ref, ctx=tokens + 512, threads=threads, parallel=parallel) as model:
         started = perf_counter()
         results = list(run(model, prompts(rows, tokens)))
         taken = perf_counter() - started

@@ -286,6 +286,18 @@ def test_many_runs_share_one_model(model):
 # ---- how many at a time
 
 
+def test_the_benchmark_compares_them(tmp_path):
+    from edge.bench.batch import batch as paces
+    from edge.bench.batch import lines
+
+    path = tiny_llama(tmp_path / "tiny.gguf", ctx=1024)
+    found = paces(str(path), (1, 2), rows=3, tokens=4, repetitions=1)
+    assert [pace.parallel for pace in found] == [1, 2]
+    assert found[0].ratio.median == 1
+    assert found[1].ratio.median == found[1].tps.median / found[0].tps.median
+    assert lines(found)[2].startswith("| 1 | ")
+
+
 def test_eight_at_a_time_where_they_fit(path):
     parallel, reason = batch.choose_parallel(path, ctx=None, threads=None)
     assert parallel == 8

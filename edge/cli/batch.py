@@ -74,15 +74,15 @@ def command(
       {"prompt": "The sea", "max_tokens": 40, "seed": 1}
       {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0, "stop": ["\\n"]}
 
-    A row of the output stands where its prompt does:
+    A row of the output stands where its prompt does. One that cannot be answered costs no other its answer:
 
     \b
       {"index", "text", "finish_reason", "usage": {"prompt_tokens", "completion_tokens"}}
-      {"index", "error"} of a row that cannot be answered; it keeps none of the others from it
+      {"index", "error"}
 
-    Lines are appended as soon as they and all before them are done. A run that was ended, by whatever means, goes on
-    where its output ends when it is run again as it was: OUTPUT.batch beside the output says what that is of. Only the
-    rows under way, and those done before a longer one ahead of them, are answered anew.
+    A line is appended once it and all before it are done. A run that was ended, by whatever means, goes on where its
+    output ends when the same command is given again; OUTPUT.batch, beside the output, tells whether it is the same.
+    Rows that were under way, and those done behind a longer one, are then answered anew: as before, if they have seeds.
     """
     given = sampling_given(options)
     from edge.chat.loaded import load

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edge.engine import Chunk
     from edge.engine.request import Stream
 
-PARALLEL = (8, 4, 2, 1)  # tried in this order; 16 gain little on the cores that most devices have
+PARALLEL = (8, 4, 2, 1)  # tried in this order; `python -m edge.bench.batch` compares them
 AHEAD = 2  # rows submitted a slot: those that decode, and as many that wait for a slot to fall free
 HELD = 32  # rows held a slot: finished ones wait for a longer one before them, to be in order
 OF_THE_ROW = (RequestError, UnsafeFile)  # errors that the next row need not have
