@@ -62,11 +62,13 @@ def test_a_text_is_the_same_alone_and_beside_others(engine):
 
 @pytest.mark.slow
 def test_a_text_of_the_real_model_is_the_same_alone_and_beside_others(default_model):
-    decided = plan(str(default_model), ctx=1024, parallel=4)
+    decided = plan(str(default_model), ctx=1024, parallel=4, threads=1)
     with Engine(decided) as busy, Engine(decided) as quiet:
-        long = busy.vocab.tokens("A tale of a king who counted his sheep. " * 70)[:560]  # beyond 512 cells
-        asked = [long, *prompts(busy, 4), long[:300]]
-        short = [replace(settings(seed), max_tokens=8) for seed in range(len(asked))]
+        long = busy.vocab.tokens("A tale of a king who counted his sheep. " * 40)[
+            :300
+        ]  # 512 cells, as they come by 256
+        asked = [long, *prompts(busy, 3), long[:130]]
+        short = [replace(settings(seed), max_tokens=6) for seed in range(len(asked))]
         streams = [busy.submit(ids, each) for ids, each in zip(asked, short, strict=True)]
         assert [tokens(stream) for stream in streams] == [
             tokens(quiet.submit(ids, each)) for ids, each in zip(asked, short, strict=True)
@@ -116,7 +118,7 @@ def test_a_loop_awaits_many_and_cancels_some(engine):
 
 
 def test_a_long_prompt_holds_the_others_up_for_a_step_at_most(model):
-    with Engine(plan(str(model), ctx=2048, parallel=2)) as engine:
+    with Engine(plan(str(model), ctx=2048, parallel=2, threads=1)) as engine:
         order = []
         short = engine.submit(
             [5, 6], Sampling(temperature=0, max_tokens=200), on_chunk=lambda _: order.append("s")
@@ -144,7 +146,7 @@ def test_cancelled_twice_or_dropped_a_request_frees_its_slot(engine):
 
 
 def test_a_full_queue_refuses_at_once(model):
-    with Engine(plan(str(model), ctx=512), queue=2) as engine:
+    with Engine(plan(str(model), ctx=512, threads=1), queue=2) as engine:
         first = engine.submit([5], Sampling(temperature=0))
         next(first)
         waiting = [engine.submit([5, 6], GREEDY) for _ in range(2)]
@@ -312,3 +314,33 @@ def test_a_short_storm_of_requests_loses_and_crosses_nothing(engine):
         else:
             found = tokens(stream)
             assert found == expected[which][: len(found)]
+
+
+def test_embeddings_come_from_the_model_that_also_answers(engine):
+    before = tokens(engine.submit([5, 6, 7], GREEDY))
+    one, other = engine.embed([5, 6, 7]), engine.embed([5, 6, 8])
+    assert one.shape == other.shape
+    assert one == pytest.approx(embedded_elsewhere(engine.plan.path, [5, 6, 7]), abs=1e-3)
+    assert abs(one - other).max() > 1e-2
+    assert tokens(engine.submit([5, 6, 7], GREEDY)) == before
+    with pytest.raises(RequestError, match="the prompt is empty"):
+        engine.embed([])
+
+
+def embedded_elsewhere(path, ids):
+    """The same by llama-cpp-python's own class, which gives a row a token."""
+    from llama_cpp import LLAMA_POOLING_TYPE_LAST, Llama
+
+    llama = Llama(
+        str(path),
+        n_ctx=64,
+        embedding=True,
+        pooling_type=LLAMA_POOLING_TYPE_LAST,
+        flash_attn=True,
+        n_threads=1,
+        verbose=False,
+    )
+    llama.tokenize = lambda *given: ids
+    found = llama.embed("any")
+    llama.close()
+    return found

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.engine.adapters import Adapter
-from edge.engine.backend import Backend, Vocabulary
+from edge.engine.backend import Backend, Row, Vocabulary
+from edge.engine.chain import check_fit
 from edge.engine.request import Chunk, Request, Stream
 from edge.engine.sampling import SEEDS, Sampling
 from edge.engine.scheduler import Scheduler
@@ -124,6 +125,7 @@ class Engine:
                     f"the adapter {adapter.path.name} was not loaded with the model",
                     hint="name it when the model is loaded",
                 )
+        check_fit(sampling, self._vocab)
         seed = sampling.seed if sampling.seed is not None else randbelow(SEEDS)
         request = Request(
             list(prompt), sampling, seed, max(n, best_of or 0), adapters, on_chunk, n if best_of else None
@@ -148,6 +150,33 @@ class Engine:
 
         def work(backend: Backend, slots: Slots) -> NDArray[np.float64]:
             return Scorer(backend, slots, self.plan).score(prefix, prompts, continuations)
+
+        return self._decoder.call(work)
+
+    def embed(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """What the last layer makes of the last token (width,), after the final norm: the text's embedding.
+
+        Language models are not trained for it: texts near in meaning come out near, less so than by an encoder
+        (`edge embed`). Takes its turn between requests. Raises RequestError for no tokens or an ONNX model,
+        PromptTooLong, EngineError where decoding fails.
+        """
+        from edge.engine.llama import LlamaBackend
+
+        self._check(tokens, 1, None)
+        if not isinstance(self._backend, LlamaBackend):
+            raise RequestError(
+                "an ONNX decoder gives no embeddings", hint="name a GGUF model, or use an encoder"
+            )
+        backend = self._backend
+
+        def work(_: Backend, slots: Slots) -> NDArray[np.float32]:
+            first = slots.all[0]
+            slots.empty(first)
+            try:
+                slots.read(first, tokens[:-1])
+                return backend.embedding(Row(tokens[-1], len(tokens) - 1, (first.index,), True))
+            finally:
+                slots.empty(first, unknown=True)
 
         return self._decoder.call(work)
 

@@ -109,6 +109,18 @@ class LlamaBackend:
         pointer = self._lib.llama_get_logits_ith(self._context, row)
         return np.ctypeslib.as_array(pointer, shape=(self.vocab.size,))
 
+    def embedding(self, row: Row) -> NDArray[np.float32]:
+        """Decode a row and give what the last layer makes of it (width,), instead of logits."""
+        self._lib.llama_set_embeddings(self._context, True)
+        try:
+            self.decode([row])
+            width = self._lib.llama_model_n_embd(self._model)
+            pointer = self._lib.llama_get_embeddings_ith(self._context, 0)
+            found: NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(width,)).copy()
+            return found
+        finally:
+            self._lib.llama_set_embeddings(self._context, False)
+
     def copy(self, source: int, target: int, length: int | None = None) -> None:
         if self._unified:  # the cells are shared, nothing is copied
             end = -1 if length is None else length

@@ -137,10 +137,7 @@ class Scorer:
         if not self._backend.keep(0, length):
             length = 0
         first.tokens = first.tokens[:length]
-        for at in range(length, len(prefix), BATCH):
-            part = prefix[at : at + BATCH]
-            self._backend.decode([Row(token, at + i, (0,), False) for i, token in enumerate(part)])
-            first.tokens += part
+        slots.read(first, prefix[length:])
 
     def _rows(
         self, prompt: Sequence[int], index: int, start: int, branches: Sequence[int], tree: Tree

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edge.engine.adapters import Adapter
-from edge.engine.backend import Backend
+from edge.engine.backend import Backend, Row
 from edge.engine.radix import RadixTree
+from edge.memory import BATCH
 
 if TYPE_CHECKING:
     from edge.engine.disk import DiskCache
@@ -85,6 +86,15 @@ class Slots:
             self._backend.keep(first.index, 0)
         first.tokens = first.tokens[:length]
         return slots
+
+    def read(self, slot: Slot, tokens: Sequence[int]) -> None:
+        """Decode tokens after those the slot holds, for nothing but its state. Raises EngineError."""
+        for at in range(0, len(tokens), BATCH):
+            part, start = tokens[at : at + BATCH], len(slot.tokens)
+            self._backend.decode(
+                [Row(token, start + i, (slot.index,), False) for i, token in enumerate(part)]
+            )
+            slot.tokens += part
 
     def remember(self, slot: Slot) -> None:
         """Let others begin with what the slot holds now."""
