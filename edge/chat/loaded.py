@@ -23,6 +23,7 @@ class LoadedModel:
         template: str | None = None,
         adapters: Sequence[Adapter] = (),
         cache: bool = False,
+        draft: Plan | None = None,
     ) -> None:
         self.plan = plan.require_fit()
         # What the model does best with, for calls that do not say.
@@ -31,7 +32,8 @@ class LoadedModel:
         self.sampling = Sampling(**settings)
         self.adapters = tuple(adapters)
         # Last: what fails before it leaves no model in memory
-        self.engine = Engine(plan, adapters, disk=open_cache(state_key(plan, adapters)) if cache else None)
+        disk = open_cache(state_key(plan, adapters)) if cache else None
+        self.engine = Engine(plan, adapters, disk=disk, draft=draft)
         self.form = template
         self._template: Template | None = None
 
@@ -140,15 +142,26 @@ def load(
     template: str | None = None,
     lora: Sequence[str] = (),
     cache: bool = False,
+    draft: str | None = None,
 ) -> LoadedModel:
     """Plan `ref` for this machine, refuse it if it does not fit, else load it.
 
     ctx, threads, sequences and parallel are those of `edge.plan`; template names a known chat form (chatml, llama-3, …)
     to use instead of the file's own; lora names adapters to add, each a GGUF file, or FILE:SCALE; cache keeps
-    prefixes on the disk, for the next process to go on from. Raises what
-    `plan` raises, what `edge.engine.adapters.adapter_of` raises, DoesNotFit, EngineError.
+    prefixes on the disk, for the next process to go on from; draft names a small model of the same vocabulary that
+    guesses ahead. Raises what `plan` raises, what `edge.engine.adapters.adapter_of` raises, DoesNotFit, EngineError,
+    RequestError for a draft that cannot guess for this model.
     """
     adapters = [adapter_of(text) for text in lora]
     beside = sum(adapter.bytes for adapter in adapters)
-    planned = plan(ref, ctx=ctx, threads=threads, sequences=sequences, parallel=parallel, beside=beside)
-    return LoadedModel(planned, template=template, adapters=adapters, cache=cache)
+
+    def planned(beside: int) -> Plan:
+        return plan(ref, ctx=ctx, threads=threads, sequences=sequences, parallel=parallel, beside=beside)
+
+    found, drafted = planned(beside), None
+    if draft is not None:
+        from edge.engine.draft import draft_plan
+
+        drafted = draft_plan(draft, found, threads=threads)
+        found = planned(beside + drafted.memory.total_bytes)
+    return LoadedModel(found, template=template, adapters=adapters, cache=cache, draft=drafted)

@@ -11,7 +11,7 @@ import click
 from edge import store
 from edge.chat.policy import POLICIES
 from edge.cli.models import DashesCommand, here, split_words
-from edge.cli.options import context_options, lora_option, sampling_given, sampling_options
+from edge.cli.options import context_options, draft_option, lora_option, sampling_given, sampling_options
 from edge.cli.output import is_terminal, model_line, printable, timing_line
 from edge.cli.references import complete_ref
 from edge.cli.structure import Structure, structure_given, structure_options, tell_of_cut
@@ -43,6 +43,7 @@ MAX_STDIN = 64 << 20  # bytes; a larger text fits no context there is
 @sampling_options
 @structure_options
 @lora_option
+@draft_option
 @context_options
 def command(
     words: tuple[str, ...],
@@ -54,6 +55,7 @@ def command(
     ctx: int | None,
     threads: int | None,
     lora: tuple[str, ...],
+    draft: str | None,
     **options: Any,
 ) -> None:
     """Talk to a model, or ask it one thing.
@@ -76,7 +78,7 @@ def command(
     from edge.chat.loaded import load
 
     ref = here(ref or (past.session.model if past else store.DEFAULT))
-    with load(ref, ctx=ctx, threads=threads, template=template, lora=lora) as model:
+    with load(ref, ctx=ctx, threads=threads, template=template, lora=lora, draft=draft) as model:
         talk = open_talk(model, ref, system, given, past)
         talk.policy = context_policy
         if prompt is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from edge.cli.options import context_options, lora_option, sampling_given, sampling_options
+from edge.cli.options import context_options, draft_option, lora_option, sampling_given, sampling_options
 from edge.cli.output import emit_json, json_option, printable, timing_line
 from edge.cli.references import complete_ref
 
@@ -18,6 +18,7 @@ from edge.cli.references import complete_ref
 @click.option("-n", "n", type=click.IntRange(1, 64), default=1, show_default=True, help="Samples to draw.")
 @sampling_options
 @lora_option
+@draft_option
 @context_options
 @json_option
 def command(
@@ -27,6 +28,7 @@ def command(
     ctx: int | None,
     threads: int | None,
     lora: tuple[str, ...],
+    draft: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -38,7 +40,7 @@ def command(
     from edge.chat.loaded import load
     from edge.engine import Tally
 
-    with load(ref, ctx=ctx, threads=threads, sequences=n, lora=lora) as model:
+    with load(ref, ctx=ctx, threads=threads, sequences=n, lora=lora, draft=draft) as model:
         tally = Tally(n)
         for chunk in model.generate(prompt, replace(model.sampling, **given), n=n):
             tally.add(chunk)

@@ -53,6 +53,13 @@ def lora_option(command: F) -> F:
     )(command)
 
 
+def draft_option(command: F) -> F:
+    """--draft."""
+    return click.option(
+        "--draft", metavar="MODEL", help="Let a small model of the same vocabulary guess ahead."
+    )(command)
+
+
 def sampling_options(command: F) -> F:
     """--temp, --top-k, …, --stop, then the rarer ones; the ranges are checked by `Sampling` itself."""
     for option in (
