@@ -12,14 +12,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-MOST = 12  # guesses a step: more gained nothing in simulation, and the batch has rows for them
+MOST = 15  # guesses a step; more gained nothing in simulation, and a step has LOGITS_ROWS
 MARGIN = 1.05  # how much faster a step must promise to be, as what it promises from is estimated
 SHORTEST, LONGEST = 2, 32  # tokens of a match: to be looked at, and to be told apart
 CANDIDATES = 16  # earlier places that are compared, the latest first
-# The chance that a match of so many tokens goes on, before this answer has shown its own: bench/LOG.md, free text.
-PRIOR = ((2, 0.15), (3, 0.25), (4, 0.35), (6, 0.5), (9, 0.65), (17, 0.8))
+# The chance that a match of so many tokens goes on, before this answer has shown its own: a little less than free
+# chat shows, so that what is tried first pays there too.
+PRIOR = ((2, 0.3), (3, 0.4), (4, 0.5), (6, 0.6), (9, 0.8), (17, 0.9))
 WEIGHT = 6.0  # observations that the prior counts as
-FORGET = 0.97  # what an observation still counts after the next one of its kind
+FORGET = 0.95  # what an observation still counts after the next one of its kind
 
 
 class Proposer(Protocol):
