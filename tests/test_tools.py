@@ -4,20 +4,27 @@
 import itertools
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import tiny_llama
 
+import edge
 from edge.chat import named
+from edge.chat.loaded import LoadedModel
 from edge.chat.template import OWN, Message, Template, by_name, render, render_segments
 from edge.chat.tools import Reply, Tool, ToolCall, call_of, expect_choice, tools_of
+from edge.chat.tools.answer import ToolAnswer
 from edge.chat.tools.arguments import misfit
 from edge.chat.tools.detect import choose
+from edge.chat.tools.force import tool_grammar
 from edge.chat.tools.forms import FORMS, THINK, explain
 from edge.chat.tools.stream import ToolStream, parse
 from edge.chat.tools.turns import prepare
+from edge.engine import Chunk, Sampling
 from edge.errors import BadToolCall, RequestError
 
 SHARED = Path(__file__).parents[2] / "shared" / "tokenizers"
@@ -420,6 +427,9 @@ def test_a_call_cut_by_max_tokens_says_so() -> None:
         parse(HERMES[:30], FORMS["hermes"], TOOLS, finish_reason="length")
     assert caught.value.cut
     assert "--max-tokens" in caught.value.line
+    with pytest.raises(BadToolCall, match="ends inside"):
+        parse("Let me see.\n<tool_ca", FORMS["hermes"], TOOLS, finish_reason="length")
+    assert parse("1 <", FORMS["hermes"], TOOLS, finish_reason="length").content == "1 <"
     # What is whole is whole, whatever ended the answer
     assert parse(HERMES, FORMS["hermes"], TOOLS, finish_reason="length").calls
 
@@ -439,7 +449,7 @@ def streamed(chunks: list[str], form: str) -> tuple[str, str, object]:
     return "".join(shown), stream.reply.content, [(call.name, call.arguments) for call in stream.reply.calls]
 
 
-PIECES = [each[1] for each in GOOD] + [each[1] for each in BAD if len(each[1]) < 400]
+PIECES = [str(each[1]) for each in GOOD] + [each[1] for each in BAD if len(each[1]) < 400]
 PIECES += ["\n", " ", "ok ", "<tool_call>", "</tool_call>", "```", "[TOOL_CALLS]", "{", '"', "\\", *THINK]
 
 
@@ -589,3 +599,115 @@ def test_explained_forms_are_in_published_words() -> None:
 
 def test_a_reply_without_calls() -> None:
     assert parse("Hi", FORMS["hermes"], ()) == Reply("Hi")
+
+
+# --- with a model ---
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
+    path = tiny_llama(tmp_path_factory.mktemp("tools") / "tiny.gguf", ctx=2048)
+    with edge.load(str(path), template="chatml", threads=1) as loaded:
+        yield loaded
+
+
+SHORT = Tool(
+    "pick", "Picks.", {"type": "object", "properties": {"which": {"enum": ["a", "b"]}}, "required": ["which"]}
+)
+
+
+@pytest.mark.parametrize("choice", ["required", "pick"])
+def test_a_required_call_is_always_one(model: LoadedModel, choice: str) -> None:
+    # A model of random weights calls nothing by itself
+    answer = model.chat("Pick!", Sampling(max_tokens=300, seed=1), tools=[SHORT], tool_choice=choice)
+    assert "".join(chunk.text for chunk in answer) == ""
+    (call,) = answer.reply.calls
+    assert call.name == "pick"
+    assert call.arguments["which"] in ("a", "b")
+    # and the conversation goes on
+    turns = [
+        Message("user", "Pick!"),
+        Message("assistant", answer.reply.content, answer.reply.calls),
+        Message("tool", "picked </tool_response>", tool_call_id=call.id),
+    ]
+    assert model.chat(turns, Sampling(max_tokens=2, temperature=0), tools=[SHORT]).reply.content
+    assert list(model.chat(turns, Sampling(max_tokens=2)))
+
+
+@pytest.mark.parametrize("tokens", [2, 30])
+def test_a_required_call_cut_short_is_an_error(model: LoadedModel, tokens: int) -> None:
+    answer = model.chat("Pick!", Sampling(max_tokens=tokens, seed=1), tools=[SHORT], tool_choice="required")
+    with pytest.raises(BadToolCall, match=r"ends (inside|before)") as caught:
+        list(answer)
+    assert caught.value.cut
+
+
+def test_requests_with_tools_that_cannot_be(model: LoadedModel) -> None:
+    with pytest.raises(RequestError, match="tool_choice"):
+        model.chat("Hi", tools=[SHORT], tool_choice="rm")
+    with pytest.raises(RequestError, match="no tool is given"):
+        model.chat("Hi", tools=[], tool_choice="required")
+    with pytest.raises(RequestError, match="no tool form"):
+        model.chat("Hi", tools=[SHORT], tool_form="xml")
+    with pytest.raises(RequestError, match="a grammar and a required"):
+        model.chat("Hi", Sampling(grammar='root ::= "a"'), tools=[SHORT], tool_choice="required")
+
+
+def test_no_choice_offers_no_tools(model: LoadedModel) -> None:
+    sampling = Sampling(max_tokens=3, temperature=0)
+    with_none = [chunk.token for chunk in model.chat("Hi", sampling, tools=[SHORT], tool_choice="none")]
+    assert with_none == [chunk.token for chunk in model.chat("Hi", sampling)]
+
+
+@pytest.mark.parametrize("name", ["hermes", "llama-3", "mistral", "gemma"])
+def test_a_grammar_is_of_one_call(name: str) -> None:
+    tool = Tool(
+        "t",
+        "",
+        {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}, "$defs": {"n": {"type": "boolean"}}},
+    )
+    text = tool_grammar([tool, CLOCK], FORMS[name], "t")
+    assert text.startswith("root ::= ")
+    assert "tool-call ::= " in text
+    assert "clock" not in text
+    assert FORMS[name].key in text
+
+
+def test_what_no_grammar_can_be_made_of() -> None:
+    with pytest.raises(RequestError, match="cannot be forced"):
+        tool_grammar(TOOLS, FORMS["qwen-coder"], "required")
+    with pytest.raises(RequestError, match="forces no call"):
+        tool_grammar(TOOLS, FORMS["hermes"], "auto")
+
+
+class Spelling:
+    """A stream of an engine that shows control tokens as nothing."""
+
+    done = True
+
+    def __init__(self, chunks: list[tuple[int, str]]) -> None:
+        self.left, self.cancelled = chunks, False
+
+    def __next__(self) -> Chunk:
+        if not self.left or self.cancelled:
+            raise StopIteration
+        token, text = self.left.pop(0)
+        return Chunk(0, text, token, None if self.left else "stop", 1, 0, 1, 0.0, 0.0)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+def test_control_tokens_that_begin_calls_are_read() -> None:
+    stream = Spelling([(1, "So"), (7, ""), (2, '[{"name": "clock", '), (3, '"arguments": {}}]')])
+    answer = ToolAnswer(stream, FORMS["mistral"], TOOLS, {7: "[TOOL_CALLS]"})  # type: ignore[arg-type]
+    assert [chunk.text for chunk in answer] == ["So", "", "", ""]
+    assert [call.name for call in answer.reply.calls] == ["clock"]
+
+
+def test_an_answer_ends_where_its_call_cannot_become_one() -> None:
+    stream = Spelling([(1, '<tool_call>{"name": "rm"}</tool_call>'), (2, "more"), (3, "")])
+    answer = ToolAnswer(stream, FORMS["hermes"], TOOLS, {})  # type: ignore[arg-type]
+    with pytest.raises(BadToolCall, match="'rm'"):
+        next(answer)
+    assert stream.cancelled

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, overload
 
 from edge.chat import template as templates
+from edge.chat.prompt import prompt_tokens
 from edge.chat.template import Message, Template
+from edge.chat.tools import Tool, expect_choice, tools_of
+from edge.chat.tools.answer import ToolAnswer, marks
+from edge.chat.tools.forms import ToolForm
 from edge.engine import Engine, Sampling, Stream
 from edge.engine.adapters import Adapter, adapter_of
 from edge.engine.disk import open_cache
 from edge.engine.state_key import state_key
+from edge.errors import RequestError
 from edge.planner import Plan, plan
 
 
@@ -89,47 +96,89 @@ class LoadedModel:
         tokens = self.engine.vocab.tokens(prompt)
         return self.engine.submit(tokens, sampling or self.sampling, n=n, best_of=best_of, lora=lora)
 
+    @overload
     def chat(
         self,
         messages: str | Sequence[Message],
         sampling: Sampling | None = None,
         *,
         lora: Sequence[Adapter] | None = None,
-    ) -> Stream:
+    ) -> Stream: ...
+
+    @overload
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        sampling: Sampling | None = None,
+        *,
+        lora: Sequence[Adapter] | None = None,
+        tools: Sequence[Tool | Mapping[str, Any]],
+        tool_choice: str = "auto",
+        tool_form: str | None = None,
+    ) -> ToolAnswer: ...
+
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        sampling: Sampling | None = None,
+        *,
+        lora: Sequence[Adapter] | None = None,
+        tools: Sequence[Tool | Mapping[str, Any]] | None = None,
+        tool_choice: str = "auto",
+        tool_form: str | None = None,
+    ) -> Stream | ToolAnswer:
         """Answer a conversation; a plain text is a conversation of one user message.
 
         Without a system message, the one the model is known to do best with goes first, if there is one. What a
-        conversation shares with the one before it is not computed again. Raises UnsafeTemplate or RequestError
-        where the template refuses, and what `generate` raises.
+        conversation shares with the one before it is not computed again.
+
+        tools        what the model may call, as Tool or chat completions' dicts; `.reply` of what is returned has
+                     the calls, read and checked, and iterating it shows nothing of them
+        tool_choice  auto, none, required, or the name of the tool to call
+        tool_form    how calls are written (hermes, llama-3, mistral, gemma, …); found out where not said
+
+        Raises UnsafeTemplate or RequestError where the template refuses, and what `generate` raises.
         """
         if isinstance(messages, str):
             messages = [Message("user", messages)]
         if self.system and not any(message.role == "system" for message in messages):
             messages = [Message("system", self.system), *messages]
-        return self.engine.submit(self.tokens(messages), sampling or self.sampling, lora=lora)
+        sampling = sampling or self.sampling
+        listed = tools_of(tools or ())
+        expect_choice(tool_choice, listed)
+        offered = () if tool_choice == "none" else listed
+        form = self.tool_form(tool_form) if tools is not None else None
+        tokens = self.tokens(messages, tools=offered, form=form)
+        if form is None:
+            return self.engine.submit(tokens, sampling, lora=lora)
+        required = tool_choice not in ("auto", "none")
+        if required:
+            from edge.chat.tools.force import tool_grammar
 
-    def tokens(self, messages: Sequence[Message]) -> list[int]:
+            if sampling.grammar:
+                raise RequestError("a grammar and a required tool call", hint="ask for one of the two")
+            sampling = replace(sampling, grammar=tool_grammar(offered, form, tool_choice))
+        stream = self.engine.submit(tokens, sampling, lora=lora)
+        return ToolAnswer(stream, form, offered, marks(form, self.engine.vocab), required=required)
+
+    def tool_form(self, name: str | None = None) -> ToolForm:
+        """How this model writes tool calls (`reason` says why); raises what `edge.chat.tools.detect.choose` does."""
+        from edge.chat.tools.detect import choose
+
+        return choose(self.template, name)
+
+    def tokens(
+        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), form: ToolForm | None = None
+    ) -> list[int]:
         """The prompt of a conversation, in token ids.
 
         Control tokens that the template writes count as such; the same characters inside a message stay text,
         so nobody's words can end their own turn. Raises PromptTooLong where that is plain before counting.
         """
-        vocab = self.engine.vocab
-        text = templates.render(self.template, messages)
-        vocab.check_length(text, self.engine.context)
-        spelled = any(
-            vocab.tokens(message.content, parse_special=True) != vocab.tokens(message.content)
-            for message in messages
-        )
-        if spelled:
-            segments = templates.render_segments(self.template, messages, vocab.control_texts())
-        else:
-            segments = (templates.Segment(text, trusted=True),)
-        add_bos = not templates.opens_with_bos(self.template, text)
-        ids: list[int] = []
-        for segment in segments:
-            ids += vocab.tokens(segment.text, add_special=add_bos and not ids, parse_special=segment.trusted)
-        return ids
+        if form is None and any(message.tool_calls for message in messages):
+            form = self.tool_form()
+        vocab, context = self.engine.vocab, self.engine.context
+        return prompt_tokens(vocab, context, self.template, messages, tools=tools, form=form)
 
 
 def load(

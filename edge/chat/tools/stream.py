@@ -17,6 +17,7 @@ from edge.engine.text import overlap
 # An answer that begins with JSON of such a first key may be a call; fences are gemma's.
 BARE_KEYS = ("name", "type", "function", "parameters", "arguments")
 FENCES = ("```json", "```tool_code", "```tool_call", "```")
+TELLING = 6  # characters of a marker that nothing else begins with
 BETWEEN = re.compile(r"[\s;,]*")
 FIRST_KEY = re.compile(r'\{\s*"(\w*)("?)')
 
@@ -184,6 +185,8 @@ class ToolStream:
                 looked = len(source.text) - max(overlap(rest, sign) for sign in signs)
                 self._show(looked, beside=True)
                 if not (yield from source.more()):
+                    if source.reason == "length" and len(source.text) - looked >= TELLING and not thinking:
+                        yield from source.must()  # raises: the answer was cut in the mark of a call
                     self._show(len(source.text), beside=bool(self._calls))
                     return ""
                 continue
