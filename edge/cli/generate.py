@@ -10,6 +10,7 @@ import click
 from edge.cli.options import context_options, draft_option, lora_option, sampling_given, sampling_options
 from edge.cli.output import emit_json, json_option, printable, timing_line
 from edge.cli.references import complete_ref
+from edge.cli.structure import structure_given, structure_options, tell_of_cut
 
 
 @click.command()
@@ -17,6 +18,7 @@ from edge.cli.references import complete_ref
 @click.argument("prompt")
 @click.option("-n", "n", type=click.IntRange(1, 64), default=1, show_default=True, help="Samples to draw.")
 @sampling_options
+@structure_options
 @lora_option
 @draft_option
 @context_options
@@ -36,7 +38,8 @@ def command(
 
     REF is a model (see `edge list`), PROMPT the text to continue, as it is: no chat template is put around it.
     """
-    given = sampling_given(options)
+    structure = structure_given(options)
+    given = sampling_given({**options, **(structure.given() if structure else {})})
     from edge.chat.loaded import load
     from edge.engine import Tally
 
@@ -57,10 +60,12 @@ def command(
                     "plan": model.plan,
                 }
             )
+            tell_of_cut(structure, tally.texts, tally.finish_reasons)
             return
         if n == 1:
             click.echo()
         else:
             for number, text in enumerate(tally.texts, 1):
                 click.echo(f"── {number}/{n} ──\n{printable(text)}")
+        tell_of_cut(structure, tally.texts, tally.finish_reasons)
         click.echo(timing_line(tally.usage, timings), err=True)
