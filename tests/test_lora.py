@@ -23,9 +23,10 @@ from edge.convert import lora, numpy_ops
 from edge.convert.families import family_of
 from edge.convert.proof import loaded
 from edge.convert.safetensors import Writer
-from edge.engine import adapters
+from edge.engine import Engine, Sampling, adapters
 from edge.engine.binding import llama
 from edge.errors import ConversionError, EngineError, ModelNotFound, RequestError, StoreError, UnsafeFile
+from edge.planner import plan
 
 LLAMA = tiny_checkpoints.LLAMA
 IDS = np.random.default_rng(1).integers(3, 260, 40)
@@ -468,3 +469,26 @@ def test_a_base_named_so_that_no_file_can_be_is_refused(tmp_path):
     folder, _ = adapter(tmp_path / "adapter", LLAMA, base_model_name_or_path="x" * 5000)
     with pytest.raises(ConversionError, match="is no folder here"):
         lora.convert_adapter(folder, tmp_path / "lora.gguf")
+
+
+def test_requests_of_one_engine_have_each_their_own_adapters(tmp_path, tiny):
+    draw = np.random.default_rng(3)
+    one, other = (
+        adapters.adapter_of(str(adapter_file(tmp_path / f"{which}.gguf", {
+            name: draw.standard_normal(array.shape).astype(np.float32)
+            for name, array in pair(320, 64, "output.weight").items()
+        }))) for which in "ab"
+    )  # fmt: skip
+    greedy = Sampling(temperature=0, max_tokens=16)
+    sets = [(), (one,), (other,), (one, other)]
+    expected = []
+    for chosen in sets:
+        with Engine(plan(str(tiny), ctx=256), chosen) as alone:
+            expected.append([chunk.token for chunk in alone.submit([5, 6, 7], greedy)])
+    assert len(set(map(tuple, expected))) == 4
+    with Engine(plan(str(tiny), ctx=256, parallel=3), (one, other)) as engine:
+        streams = [engine.submit([5, 6, 7], greedy, lora=chosen) for chosen in sets * 2]
+        assert [[chunk.token for chunk in stream] for stream in streams] == expected * 2
+        assert [chunk.token for chunk in engine.submit([5, 6, 7], greedy)] == expected[3]
+        with pytest.raises(RequestError, match="was not loaded with the model"):
+            engine.submit([5], lora=(adapters.Adapter(tmp_path / "third.gguf", 1.0, 1),))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -98,6 +99,7 @@ def main(args: list[str] | None = None) -> None:
 
 def run(args: list[str] | None = None) -> int:
     """Run the command; returns the exit code: 0, 1 failure, 2 usage, 3 unsafe file, 4 memory, 130 Ctrl-C."""
+    warnings.showwarning = show
     try:
         code = cli.main(args=args, prog_name="edge", standalone_mode=False)
         if sys.stdout:  # None when the caller closed it
@@ -111,6 +113,18 @@ def run(args: list[str] | None = None) -> int:
         if os.environ.get("EDGE_TRACEBACK") == "1":
             raise
         return explain(error)
+
+
+def show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: str | None = None,
+) -> None:
+    """A warning as one line on stderr, without the place in our code that it comes from."""
+    fail(f"warning: {message}", 0)
 
 
 def explain(error: Exception) -> int:

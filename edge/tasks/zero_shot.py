@@ -8,7 +8,6 @@ content: the contextual calibration of Zhao et al. 2021 (arXiv:2102.09690). Thei
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from edge import gguf_header
 from edge.chat.loaded import LoadedModel
 from edge.engine.scorer import common, grow
 from edge.errors import PromptTooLong, RequestError
-from edge.memory import BATCH, state_elements, vocabulary
+from edge.memory import state_elements, vocabulary
 from edge.planner import plan
 from edge.tasks.encoder import About, Array, Tokens
 from edge.tasks.prompt import LabelPrompt, label_prompt
@@ -154,13 +153,7 @@ def open_zero_shot(
     most = min(MOST_SEQUENCES, max(2, LOGITS_BYTES // (4 * max(1, vocabulary(header)))))
     # What a recurrent layer remembers of a sequence is kept for every one there may be, and is not forked.
     sequences = 1 if state_elements(header) else min(most, 1 + TOGETHER * len(plain))
-    short = plan(ref, ctx=ctx, threads=threads, sequences=sequences)
-    # The scorer keeps keys and values in f32, and the attention scores of a batch, which the plan does not count.
-    heads = max(header.per_layer("{arch}.attention.head_count", default=0))
-    beside = short.memory.kv_bytes + 4 * heads * short.context * BATCH
-    planned = plan(ref, ctx=ctx, threads=threads, sequences=sequences, beside=beside)
-    # In f16, what stood beside a text in the batch moved its scores: a tiny f32 model's by 0.03 nats, so by 1e-5.
-    planned = replace(planned, kv="f32", flash=False)
+    planned = plan(ref, ctx=ctx, threads=threads, sequences=sequences, scoring=True)
     model = LoadedModel(planned, template=template)
     try:
         return ZeroShot(model, plain, [(text, label.strip()) for text, label in examples])
