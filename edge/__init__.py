@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edge.chat.loaded import LoadedModel, load
     from edge.chat.template import Message
-    from edge.engine import Chunk, Engine, Sampling
+    from edge.chat.tools import Tool
+    from edge.engine import Chunk, Engine, Sampling, Stream
     from edge.errors import EdgeError
     from edge.machine import Host, host
     from edge.planner import Plan, plan
@@ -35,6 +36,8 @@ __all__ = [
     "Model",
     "Plan",
     "Sampling",
+    "Stream",
+    "Tool",
     "classify",
     "embed",
     "host",
@@ -53,6 +56,8 @@ _HOME = {
     "Model": "store",
     "Plan": "planner",
     "Sampling": "engine",
+    "Stream": "engine",
+    "Tool": "chat.tools",
     "classify": "tasks.api",
     "embed": "tasks.api",
     "host": "machine",

@@ -49,6 +49,8 @@ def test_the_public_names_are_these():
         "Model",
         "Plan",
         "Sampling",
+        "Stream",
+        "Tool",
         "classify",
         "embed",
         "host",

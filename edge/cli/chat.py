@@ -78,7 +78,11 @@ def command(
     from edge.chat.loaded import load
 
     ref = here(ref or (past.session.model if past else store.DEFAULT))
-    with load(ref, ctx=ctx, threads=threads, template=template, lora=lora, draft=draft) as model:
+    # What is saved may be kept as the model's state, too; an answer that is not leaves nothing behind.
+    saved = prompt is None or bool(session or past)
+    with load(
+        ref, ctx=ctx, threads=threads, template=template, lora=lora, draft=draft, cache=saved
+    ) as model:
         talk = open_talk(model, ref, system, given, past)
         talk.policy = context_policy
         if prompt is not None:
