@@ -14,7 +14,7 @@ CHOICES = ("f16", "q8_0", "q4_0")  # from the exact to the small, in which order
 # Measured, bench/LOG.md, "keys and values in fewer bits".
 COSTS = {
     "q8_0": "it prefills 2,000 tokens at 0.37 of f16's pace",
-    "q4_0": "it prefills slower and answers change",
+    "q4_0": "each value is rounded to 4 bits",
 }
 WITHOUT_FLASH = {"grok"}  # llama.cpp src/llama-context.cpp switches it off there
 # How many rows at once a matrix of a type is multiplied with, where that order of sums is not the one of fewer rows.
