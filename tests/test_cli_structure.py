@@ -95,6 +95,13 @@ def test_what_cannot_be_used_is_one_line_before_a_model_is_loaded(options, said,
         assert err.count("\n") == 1
 
 
+def test_a_saved_conversation_goes_on_without_the_structure_of_one_answer(model, capfd):
+    assert run(["chat", model, "Hello", "--session", "a", "--choices", "yes", "--temp", "0"]) == 0
+    assert capfd.readouterr().out == "yes\n"
+    assert run(["chat", model, "And?", "--session", "a", "--max-tokens", "4"]) == 0
+    assert capfd.readouterr().out != "yes\n"
+
+
 def test_a_conversation_takes_no_structure(model, monkeypatch, capfd):
     monkeypatch.setattr("edge.cli.chat.with_stdin", lambda prompt: prompt)
     assert run(["chat", model, "--choices", "a,b"]) == 2

@@ -157,6 +157,7 @@ class Talk:
         """What the conversation is held with, to go on with it in the same way."""
         # Not the advised settings: these are the model's, and /model may bring another.
         options = {**settings(self.begun), **self.given}
+        options.pop("grammar", None)  # what one answer had to look like
         if self.full != "error":
             options["context_policy"] = self.full
         if self.summary:
