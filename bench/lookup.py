@@ -3,8 +3,9 @@
     python -m edge.bench.lookup REF [--draft REF] [--tokens 160] [--rounds 5] [--only WORD]
 
 Of each prompt: tokens a second from the first token on, with guesses over without (median of the rounds, and the
-extremes), how many of the offered guesses were kept, how much of the answer stands in the prompt (in runs of eight
-tokens), and whether the tokens were the same. Answers that quote are greedy; free talk is drawn at 0.8 with a seed.
+extremes), how many of the offered guesses were kept, what one costs as a share of a plain step, how much of the
+answer stands in the prompt (in runs of eight tokens), and whether the tokens were the same. Answers that quote are
+greedy; free talk is drawn at 0.8 with a seed.
 """
 
 from __future__ import annotations
@@ -29,10 +30,28 @@ QUOTES = 0.5  # of an answer, from which on it counts as one that quotes
 
 @dataclass
 class Counts:
-    """Guesses offered and kept, over some answers."""
+    """Guesses offered and kept, over some answers; (steps, seconds) of steps without and with guesses."""
 
     offered: int = 0
     kept: int = 0
+    plain: tuple[int, float] = (0, 0.0)
+    guessed: tuple[int, float] = (0, 0.0)
+
+    def learn(self, offered: int, kept: int, seconds: float) -> None:
+        self.offered += offered
+        self.kept += kept
+        if offered:
+            self.guessed = (self.guessed[0] + 1, self.guessed[1] + seconds)
+        else:
+            self.plain = (self.plain[0] + 1, self.plain[1] + seconds)
+
+    @property
+    def share(self) -> float | None:
+        """What a guess adds to a step, as a share of a plain step's time."""
+        if not (self.offered and self.plain[0]):
+            return None
+        slower = self.guessed[1] / self.guessed[0] / (self.plain[1] / self.plain[0]) - 1
+        return slower / (self.offered / self.guessed[0])
 
 
 class Counted:
@@ -45,8 +64,7 @@ class Counted:
         return self._inner.guess(tokens, most)
 
     def learn(self, offered: int, accepted: int, seconds: float) -> None:
-        self._counts.offered += offered
-        self._counts.kept += accepted
+        self._counts.learn(offered, accepted, seconds)
         self._inner.learn(offered, accepted, seconds)
 
 
@@ -152,9 +170,10 @@ def line(of: Result) -> str:
     kept = f"{of.counts.kept}/{of.counts.offered}"
     same = "same tokens" if of.same else "OTHER TOKENS"
     low, high = min(of.ratios), max(of.ratios)
+    cost = "     " if of.counts.share is None else f"{of.counts.share:5.2f}"
     return (
         f"{of.name:20} {median(of.ratios):5.2f} x  ({low:.2f} to {high:.2f})  {of.tokens:4} tokens  "
-        f"kept {kept:>9}  quoted {of.quoted:4.0%}  {same}"
+        f"kept {kept:>9}  a guess costs {cost}  quoted {of.quoted:4.0%}  {same}"
     )
 
 

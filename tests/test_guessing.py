@@ -171,7 +171,7 @@ def other(tmp_path_factory):
 
 
 @pytest.mark.parametrize("which", ["itself", "other"])
-@pytest.mark.parametrize("setting", ["greedy", "warm", "hot", "grammar", "to the end of the context"])
+@pytest.mark.parametrize("setting", ["greedy", "hot", "to the end of the context"])
 def test_a_draft_changes_no_token(which, setting, model, other, engine, plainly, always):
     ids, sampling = repeated(engine), SETTINGS[setting]
     planned = plan(str(model), ctx=256, threads=1)
