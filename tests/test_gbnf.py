@@ -77,6 +77,7 @@ REFUSED = {
     "star of nothing": ('root ::= ""*', "line 1 repeats nothing"),
     "NUL": ('root ::= "a\0"', "holds a NUL"),  # the text would end there
     "surrogate": ('root ::= "\ud800"', "half a surrogate"),
+    "a limit too large": ('root ::= "a"{0,2001}', "repeats more than 2000 times"),
     "too many": ('root ::= "a"{2001}', "repeats more than 2000 times"),
     "multiplied": ('root ::= ("a"? "b"?){0,1999}', "repeats more than 2000 times"),
     "twenty digits": ('root ::= "a"{99999999999999999999}', "cannot be read"),

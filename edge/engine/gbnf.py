@@ -173,10 +173,8 @@ class Reader:
             self._refuse(at, "repeats nothing", "put an item before *, +, ? and {}")
         if most is not None and most < least:
             self._refuse(at, f"repeats from {least} to {most} times", "put the smaller number first")
-        if most is not None and most > MOST_REPEATS:
-            most = None
         factor = most or least or 1
-        if least > MOST_REPEATS or top.weight * factor > MOST_REPEATS:
+        if top.weight * factor > MOST_REPEATS:  # a larger limit would silently be none at all
             self._refuse(at, f"repeats more than {MOST_REPEATS} times", "repeat a shorter item less often")
         optional = 1 if most is None else most - least
         self._count(at, top.size * (least + optional))
