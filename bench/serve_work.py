@@ -1,0 +1,58 @@
+"""Our side of `edge.bench.serve`: a process that answers several prompts at once and says how long each took.
+
+    python -m edge.bench.serve_work FILE THREADS CONTEXT PARALLEL
+
+Each line on stdin, {"prompts": […], "tokens": N}, is one turn, and each line on stdout its `Load` as JSON. One asyncio
+loop reads all answers, as a server in Python would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from time import perf_counter, process_time
+
+from edge.chat.loaded import LoadedModel, load
+from edge.engine import Sampling
+
+from .plain import without_guesses
+from .serve_load import Load
+
+
+async def answered(model: LoadedModel, prompts: Sequence[str], tokens: int) -> Load:
+    """Ask all prompts at once, greedily, and read the answers to their ends."""
+    sampling = Sampling(temperature=0, max_tokens=tokens, ignore_eos=True)
+    started, cpu = perf_counter(), process_time()
+
+    async def answer(prompt: str) -> tuple[float, int]:
+        first, count = 0.0, 0
+        async for chunk in model.generate(prompt, sampling):
+            first = first or perf_counter() - started
+            count = chunk.completion_tokens
+        return first, count
+
+    answers = await asyncio.gather(*map(answer, prompts))
+    return Load(
+        seconds=perf_counter() - started,
+        tokens=sum(count for _, count in answers),
+        ttft_s=tuple(first for first, _ in answers),
+        cpu_s=process_time() - cpu,
+    )
+
+
+def main() -> None:
+    path, threads, context, parallel = sys.argv[1:]
+    with load(path, ctx=int(context), threads=int(threads), parallel=int(parallel)) as model:
+        without_guesses(model.engine)
+        print(json.dumps({}), flush=True)
+        for line in sys.stdin:
+            order = json.loads(line)
+            taken = asyncio.run(answered(model, order["prompts"], order["tokens"]))
+            print(json.dumps(asdict(taken)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
