@@ -64,6 +64,9 @@ class DraftModel:
         self._tokens: list[int] = []  # those whose state the sequence holds
         self._chances = Chances(PRIOR)
         self._sure: list[float] = []  # the probability of each guess of the last call
+        self._unsaid: tuple[int, int, float] | None = (
+            None  # its first one, where none was offered: place, token, sure
+        )
         self._share = 0.5  # of a plain step's time that one drafted token takes
         self._seconds = 0.0  # what the last call took, without catching up
         self._steps = self._drafted = self._resting = 0
@@ -84,6 +87,7 @@ class DraftModel:
 
     def guess(self, tokens: Sequence[int], most: int = MOST) -> list[int]:
         """See Proposer. Raises EngineError where decoding fails."""
+        self._learn_unsaid(tokens)
         self._sure, self._seconds = [], 0.0
         self._steps += 1
         if self._resting:
@@ -98,7 +102,7 @@ class DraftModel:
                 begun = perf_counter()
             if len(self._tokens) < len(tokens):
                 return []
-            guesses = self._go_on(min(behind, BATCH) - 1, most)
+            guesses = self._go_on(behind - 1, most)
         except EdgeError:
             self._tokens = []
             self._backend.keep(0, 0)
@@ -124,6 +128,14 @@ class DraftModel:
             else:
                 self._rest = REST
             self._won = self._spent = 0.0
+
+    def _learn_unsaid(self, tokens: Sequence[int]) -> None:
+        """What was not offered is compared with what came, or a kind that was wrong at first would stay so."""
+        if self._unsaid is not None:
+            place, token, sure = self._unsaid
+            if len(tokens) == place + 1:
+                self._chances.learn(sure, tokens[place] == token)
+        self._unsaid = None
 
     def _worth(self) -> bool:
         """Whether the trial gave more tokens than as many plain steps' times would have."""
@@ -162,7 +174,10 @@ class DraftModel:
                 break
             self._decode([token])
             row = 0
-        return guesses[: best(chances, self._pace.share)]
+        offered = best(chances, self._pace.share)
+        if guesses and not offered:
+            self._unsaid = len(self._tokens) - len(guesses) + 1, guesses[0], self._sure[0]
+        return guesses[:offered]
 
     def _decode(self, tokens: Sequence[int]) -> None:
         """Compute these tokens after those that are; only the last has logits."""
