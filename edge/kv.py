@@ -133,4 +133,7 @@ def row_multiple(header: Header | None, isa: Sequence[str], on_cpu: bool) -> tup
     kinds = ", ".join(sorted(kind for kind, rows in found.items() if rows == most))
     if most == 1:
         return 1, "rows 1: this CPU computes a row of this file's types alike in every batch"
-    return most, f"rows by {most}: {kinds} are summed in another order in fewer rows"
+    return most, (
+        f"rows by {most}: {kinds} are summed in another order in fewer rows, so that a text does not depend on what "
+        "else runs; one conversation alone is slower for it, and not with --parallel 1"
+    )

@@ -94,6 +94,7 @@ class Scheduler:
         self._use_next_adapters()
         jobs = [job for job in self._jobs if job.request.adapters == self._used]
         live = [answer for job in jobs for answer in job.answers]
+        live.sort(key=lambda answer: answer.slot.index)  # so that llama.cpp decodes neighbours together
         self._prefill([job for job in jobs if not job.prefilled], bool(live))
         if live:
             self._decode(live)
@@ -166,9 +167,9 @@ class Scheduler:
             Row(prompt[position], position, (slot.index,), last and position + 1 == len(prompt))
             for position in range(start, start + piece)
         ]
-        self._decode_rows(rows, [slot])
+        places = self._decode_rows(rows, [slot])
         slot.tokens += prompt[start : start + piece]
-        return piece - 1
+        return places[-1]
 
     def _begin_answers(self, job: Job, row: int) -> None:
         """The prompt is computed: draw the first token of each answer from the logits of its last."""
@@ -193,17 +194,17 @@ class Scheduler:
             for token in guesses:
                 rows.append(Row(token, rows[-1].position + 1, rows[-1].sequences, True))
             started = perf_counter()
-            self._decode_rows(rows, [answer.slot for answer in live])
+            places = self._decode_rows(rows, [answer.slot for answer in live])
         except EdgeError as error:
             self._fail(list(dict.fromkeys(answer.job for answer in live)), error)
             return
         took = perf_counter() - started
         for answer in live:
             answer.slot.tokens.append(answer.token)
-        for row, answer in enumerate(live):
-            self._draw(answer, row)
+        for place, answer in zip(places, live, strict=False):
+            self._draw(answer, place)
         if len(live) == 1:
-            self._accept(live[0], guesses, took)
+            self._accept(live[0], guesses, places, took)
 
     def _guess(self, answer: Answer) -> list[int]:
         """What the answer may go on with, no more than it and its slot have room for."""
@@ -213,31 +214,41 @@ class Scheduler:
             return []
         return job.proposer.guess([*answer.slot.tokens, answer.token], min(room, LOGITS_ROWS - 1))
 
-    def _accept(self, answer: Answer, guesses: Sequence[int], took: float) -> None:
+    def _accept(self, answer: Answer, guesses: Sequence[int], places: Sequence[int], took: float) -> None:
         """Go on through the guesses as far as they are what is drawn; drop the state of the others."""
         job, slot = answer.job, answer.slot
         accepted = 0
         while accepted < len(guesses) and answer in job.answers and answer.token == guesses[accepted]:
             accepted += 1
             slot.tokens.append(answer.token)
-            self._draw(answer, accepted, guessed=True)
+            self._draw(answer, places[accepted], guessed=True)
         if accepted < len(guesses) and not self._backend.keep(slot.index, len(slot.tokens)):
             slot.tokens = []
             self._fail([job], EngineError("the model forgot what it had read", hint="ask again"))
         if job.proposer is not None:
             job.proposer.learn(len(guesses), accepted, took)
 
-    def _decode_rows(self, rows: Sequence[Row], slots: Sequence[Slot]) -> None:
-        """Decode rows of these slots, computed as they always are, whatever else is in the batch."""
+    def _decode_rows(self, rows: Sequence[Row], slots: Sequence[Slot]) -> Sequence[int]:
+        """Decode rows of these slots, computed as they always are, whatever else is in the batch.
+
+        Where each of them stands in the batch.
+        """
         if not self._alike or (len(slots) == 1 and len(rows) >= TILE):
             self._backend.decode(rows)
-            return
-        idle = [(slot.index, len(slot.tokens)) for slot in self._slots.idle()]
+            return range(len(rows))
+        idle = {slot.index: len(slot.tokens) for slot in self._slots.idle()}
         extra = padding(rows, idle, self._plan.row_multiple, self._backend.context)
-        self._backend.decode([*rows, *extra])
-        for sequence in {row.sequences[0] for row in extra}:
-            first = min(row.position for row in extra if row.sequences[0] == sequence)
-            self._backend.keep(sequence, first)
+        # A batch is cut where its sequences do not go up by one
+        batch = sorted([*rows, *extra], key=lambda row: (row.sequences, row.position))
+        self._backend.decode(batch)
+        dropped: dict[int, int] = {}
+        for row in extra:
+            first = dropped.get(row.sequences[0], row.position)
+            dropped[row.sequences[0]] = min(first, row.position)
+        for sequence, length in dropped.items():
+            self._backend.keep(sequence, length)
+        places = {id(row): at for at, row in enumerate(batch)}
+        return [places[id(row)] for row in rows]
 
     def _draw(self, answer: Answer, row: int, *, guessed: bool = False) -> None:
         """Draw the answer's next token from a row of logits and hand it over. Ends the answer, or the request."""
