@@ -170,6 +170,18 @@ def test_an_error_in_the_callback_ends_its_own_request_only(engine):
     assert tokens(whole) == expected
 
 
+@pytest.mark.parametrize("step", [1, 3])
+def test_an_error_in_the_callback_ends_all_answers_of_its_request(engine, step):
+    def fail(chunk):
+        if chunk.index == 0 and chunk.completion_tokens == step:
+            raise ZeroDivisionError("mine")
+
+    stream = engine.submit([5, 6], GREEDY, n=3, on_chunk=fail)
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        list(stream)
+    assert len(tokens(engine.submit([5, 6], GREEDY))) == GREEDY.max_tokens
+
+
 def test_a_callback_may_close_the_engine(model):
     engine = Engine(plan(str(model), ctx=512))
     stream = engine.submit([5], GREEDY, on_chunk=lambda _: engine.close())

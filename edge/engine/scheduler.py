@@ -254,6 +254,8 @@ class Scheduler:
         """Draw the answer's next token from a row of logits and hand it over. Ends the answer, or the request."""
         job = answer.job
         request = job.request
+        if answer not in job.answers:
+            return  # a callback has ended the request at another of its answers, and closed the samplers of all
         try:
             answer.token = self._backend.draw(answer.chain, row)
             answer.count += 1
