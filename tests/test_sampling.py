@@ -205,6 +205,28 @@ def test_greedy_draws_too(vocab, changes):
     assert drawn(sampling, vocab, logits) == [reference.draw(row) for row in logits]
 
 
+def test_the_likeliest_is_what_the_chain_itself_would_choose(vocab):
+    """Of equals the first; a ban sends the draw to the chain, as does anything that weighs tokens."""
+    rounded = [np.round(row) for row in rows(vocab, 30, loudness=1.0)]
+    for changes in ({}, {"ignore_eos": True}, {"mirostat": 1}, {"logit_bias": {50: float("-inf")}}):
+        sampling = dataclasses.replace(GREEDY, **changes)
+        chain = Chain(sampling, vocab, 11, HISTORY)
+        assert chain._never is not None
+        chain._never = None
+        assert [chain.draw_from(row) for row in rounded] == drawn(sampling, vocab, rounded)
+        chain.close()
+    for changes in (
+        {"logit_bias": {50: 1.0}},
+        {"repeat_penalty": 1.1},
+        {"dry_multiplier": 1.0},
+        {"grammar": "root ::= [a-z]+"},
+        {"temperature": 0.5},
+    ):
+        chain = Chain(dataclasses.replace(GREEDY, **changes), vocab, 11, HISTORY)
+        assert chain._never is None
+        chain.close()
+
+
 def test_equal_seeds_give_equal_tokens(vocab):
     logits = rows(vocab, 20)
     for changes in ({}, {"mirostat": 1}, {"xtc_probability": 0.5}, {"grammar": "root ::= [a-z ]+"}):

@@ -48,6 +48,7 @@ class Chain:
         self._lib = llama()
         self._vocab = vocab
         self._grammar = Grammar(sampling.grammar, vocab, named) if sampling.grammar else None
+        self._never = None if self._grammar else never(sampling, vocab)
         params = self._lib.llama_sampler_chain_default_params()
         params.no_perf = True
         self._chain = self._lib.llama_sampler_chain_init(params)
@@ -67,9 +68,13 @@ class Chain:
 
     def draw(self, context: Any, row: int) -> int:
         """The next token by a row of a llama.cpp context's last logits; the chain then has seen it."""
-        if self._grammar is not None:
+        if self._grammar is not None or self._never is not None:
             pointer = self._lib.llama_get_logits_ith(context, row)
-            return self.draw_from(np.ctypeslib.as_array(pointer, (self._vocab.size,)))
+            logits = np.ctypeslib.as_array(pointer, (self._vocab.size,))
+            if self._grammar is not None:
+                return self.draw_from(logits)
+            if (likeliest := self._likeliest(logits)) is not None:
+                return likeliest
         token: int = self._lib.llama_sampler_sample(self._chain, context, row)
         return token
 
@@ -82,6 +87,8 @@ class Chain:
             raise EngineError(
                 "no token could be drawn", hint="the model computes no numbers; get another file"
             )
+        if (likeliest := self._likeliest(logits)) is not None:
+            return likeliest
         candidates = candidates_of(len(logits))
         candidates.fill(logits)
         token = candidates.chosen(self._chain)
@@ -91,6 +98,13 @@ class Chain:
         if self._grammar is not None:
             self._grammar.accept(token)
         return token
+
+    def _likeliest(self, logits: NDArray[np.float32]) -> int | None:
+        """What the chain would choose, where that is plain to see, in a tenth of the time that it would take."""
+        if self._never is None:
+            return None
+        token = int(logits.argmax())
+        return None if token in self._never or math.isnan(logits[token]) else token
 
     def _fitting(self, candidates: Candidates, logits: NDArray[np.float32]) -> int:
         """A token drawn from those that the grammar allows, as llama.cpp's common_sampler_sample does."""
@@ -227,6 +241,15 @@ def samplers(sampling: Sampling, vocab: Vocabulary, seed: int) -> list[Any]:
     if sampling.xtc_probability:
         made.append(lib.llama_sampler_init_xtc(sampling.xtc_probability, sampling.xtc_threshold, 1, seed))
     return [*made, lib.llama_sampler_init_temp(sampling.temperature), lib.llama_sampler_init_dist(seed)]
+
+
+def never(sampling: Sampling, vocab: Vocabulary) -> frozenset[int] | None:
+    """The tokens that are banned, where of all others the likeliest is drawn; None where more goes on than that."""
+    dry = sampling.dry_multiplier and not sampling.mirostat
+    if sampling.temperature >= COLDEST or dry or (penalised(sampling) and not sampling.mirostat):
+        return None
+    biases = banned(sampling, vocab)
+    return frozenset(biases) if all(bias == -math.inf for bias in biases.values()) else None
 
 
 def penalties(sampling: Sampling, vocab: Vocabulary) -> list[Any]:
