@@ -1,6 +1,7 @@
 """The benchmarks of the engine: real processes and servers on a tiny model, held to shapes and arithmetic."""
 
 import json
+import random
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
@@ -9,9 +10,12 @@ import pytest
 from tiny import tiny_llama
 
 from edge.bench import serve as bench
+from edge.bench import step, stress
 from edge.bench.serve_load import Load, prompts, tokens_of
 from edge.bench.serve_runtimes import Server, free_port, llama_cpp_server, llama_server
 from edge.bench.speed import Spread
+from edge.engine import Sampling
+from edge.engine.binding import llama
 from edge.errors import EngineError
 from edge.planner import plan
 
@@ -127,3 +131,71 @@ def test_sequences_are_numbers(text, model, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         bench.main()
     assert "invalid numbers value" in capsys.readouterr().err
+
+
+def test_a_step_is_taken_apart(model, capsys, monkeypatch, one_core):
+    monkeypatch.setattr(
+        sys, "argv", f"step {model} --sequences 1,2 --tokens 6 --threads 1 --repetitions 1".split()
+    )
+    before = llama().llama_decode, llama().llama_sampler_sample
+    step.main()
+    assert (llama().llama_decode, llama().llama_sampler_sample) == before
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert [row[:2] for row in rows[2:]] == [
+        ["1", "nobody"], ["1", "asyncio"], ["2", "nobody"], ["2", "asyncio"],
+    ]  # fmt: skip
+    for row in rows[2:]:
+        assert 1 <= int(row[2]) <= 5
+        assert 0 < float(row[4]) < float(row[3])
+
+
+def test_pythons_part_is_what_is_neither_decode_nor_samplers():
+    times = [step.Times([0.010, 0.020], [0.006, 0.010], [0.003, 0.005])]
+    share = step.share(8, "nobody", times)
+    assert (share.python_ms, share.python_wall) == (pytest.approx(1), pytest.approx(0.1))
+    assert share.python_cpu == pytest.approx(0.25)
+    with pytest.raises(EngineError, match="too early"):
+        step.share(8, "nobody", [])
+
+
+@pytest.mark.slow
+def test_a_storm_of_requests_loses_and_crosses_nothing(capsys, monkeypatch, one_core):
+    monkeypatch.setattr(sys, "argv", ["stress", "--requests", "300", "--threads", "1", "--seed", "3"])
+    with pytest.raises(SystemExit) as ended:
+        stress.main()
+    printed = capsys.readouterr().out
+    assert ended.value.code == 0, printed
+    assert printed.startswith("300 requests in ")
+    for fate in stress.FATES:
+        assert fate in printed
+
+
+CASE = stress.Case([5], Sampling(), 1, ("abc",))
+
+
+@pytest.mark.parametrize(
+    ("fate", "text", "finished", "called", "raised", "wrong"),
+    [
+        ("read", "abc", 1, 0, False, ""),
+        ("read", "abd", 1, 0, False, "instead of"),
+        ("read", "ab", 0, 0, False, "no end"),
+        ("cancelled", "ab", 0, 0, False, ""),
+        ("cancelled", "b", 0, 0, False, "no beginning"),
+        ("callback", "ab", 0, 9, True, ""),
+        ("callback", "ab", 0, 9, False, "was lost"),
+        ("callback", "ab", 0, 1, False, "raised nothing"),
+        ("read", "ab", 0, 0, True, "from nowhere"),
+    ],
+)
+def test_what_came_is_judged(fate, text, finished, called, raised, wrong):
+    client = stress.Client(CASE, random.Random(0))
+    client.fate, client.texts, client.finished = fate, [text], finished
+    client.after, client.called = 5, called
+    found = client.verdict(raised)
+    assert wrong in found
+    assert bool(found) == bool(wrong)
+
+
+def test_growth_is_the_last_quarters_over_the_third_s():
+    tally = stress.Tally(8, rss=[9, 9, 1, 1, 2, 4, 7, 5])
+    assert stress.Report(tally, 1.0).growth == 3
