@@ -129,6 +129,30 @@ def test_a_request_cancelled_among_its_guesses_leaves_the_engine_as_it_was(engin
     assert told(engine.submit(ids, GREEDY)) == told(plainly(engine, ids, GREEDY))
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_model_that_cannot_take_guesses_back_ends_the_request_alone(
+    ended, engine, plainly, always, monkeypatch
+):
+    ids = repeated(engine)
+    expected = told(plainly(engine, ids, GREEDY))
+
+    def fail(chunk):
+        if ended and chunk.guessed:
+            raise ValueError("enough")
+
+    bias = Sampling(temperature=0, max_tokens=40, logit_bias={70: 50.0})
+    with monkeypatch.context() as patch:
+        keep = engine._backend.keep
+        patch.setattr(engine._backend, "keep", lambda sequence, length: keep(sequence, 0) and not length)
+        settings, error = (bias, ValueError) if ended else (SETTINGS["hot"], EngineError)
+        stream = engine.submit(ids, settings, on_chunk=fail)
+        waiting = engine.submit([70] * 8, bias)  # guessed rightly to its end
+        with pytest.raises(error, match="enough" if ended else "forgot"):
+            list(stream)
+        assert len(list(waiting)) == 40
+    assert told(engine.submit(ids, GREEDY)) == expected
+
+
 def test_a_callback_that_raises_among_guesses_ends_its_request_alone(engine, plainly, always):
     ids = repeated(engine)
     bias = Sampling(temperature=0, max_tokens=40, logit_bias={70: 50.0})

@@ -223,8 +223,9 @@ class Scheduler:
             slot.tokens.append(answer.token)
             self._draw(answer, places[accepted], guessed=True)
         if accepted < len(guesses) and not self._backend.keep(slot.index, len(slot.tokens)):
-            slot.tokens = []
-            self._fail([job], EngineError("the model forgot what it had read", hint="ask again"))
+            self._slots.empty(slot, unknown=True)
+            if job in self._jobs:  # its last token or its callback may have ended it
+                self._fail([job], EngineError("the model forgot what it had read", hint="ask again"))
         if job.proposer is not None:
             job.proposer.learn(len(guesses), accepted, took)
 
