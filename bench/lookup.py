@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from edge import Sampling
 from edge.chat.loaded import LoadedModel, load
 from edge.chat.template import Message
+from edge.engine import Sampling
 from edge.engine.speculate import MOST, Proposer
 
 from .lookup_prompts import free, quoting

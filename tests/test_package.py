@@ -1,6 +1,7 @@
 """The package as it is shipped: its public names, what it imports when, its wheel, its types."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -144,7 +145,12 @@ def wheel(tmp_path_factory):
     """The wheel's content, unpacked as an installation would be."""
     target = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(target), str(ROOT)], check=True, cwd=target)
+    install = [*pip, "install", "--no-deps", "--target", str(target), str(ROOT)]
+    # A folder of its own to build in: in the usual one lie modules that are no more
+    config = tmp_path_factory.mktemp("build") / "setup.cfg"
+    config.write_text(f"[build]\nbuild_base = {config.parent}\n")
+    environment = os.environ | {"DIST_EXTRA_CONFIG": str(config)}
+    subprocess.run(install, check=True, cwd=target, env=environment)
     return target
 
 
