@@ -15,6 +15,7 @@ Prints Markdown.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -184,6 +185,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=7, help="begin no turn after so long")
     parser.add_argument("--vs", action="append", choices=list(PEERS), help="only these peers")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers are ended with it
     try:
         report = serve(
             asked.ref,
