@@ -22,8 +22,8 @@ MIB = 1 << 20
 # Tokens of one decode call: as many activations are alive at once, and so long may Ctrl-C have to wait.
 BATCH = 512
 CELL_PADDING = 256  # llama.cpp rounds a context up to this
-# Measured: a Python process with the command, the template engine and llama.cpp's library mapped.
-PROCESS_BYTES = 38 * MIB
+# Measured: a Python process with the command, the template engine, NumPy and llama.cpp's library mapped.
+PROCESS_BYTES = 51 * MIB
 TOKEN_BYTES = 160  # a vocabulary entry in llama.cpp's maps
 MERGE_BYTES = 130  # a byte-pair merge in the same
 # Every how many layers one looks at the whole context, where the header does not say
