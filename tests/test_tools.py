@@ -366,6 +366,7 @@ BAD = [
     ("hermes", '<tool_call>{"name": "clock", "arguments": {},}</tool_call>', "not JSON"),
     ("hermes", '<tool_call>{"name": "clock", "name": "clock"}</tool_call>', "stands there twice"),
     ("hermes", '<tool_call>{"name": "clock", "arguments": {"x": NaN}}</tool_call>', "NaN is not JSON"),
+    ("hermes", '<tool_call>{"name": "clock", "arguments": {"x": 1e999}}</tool_call>', "not JSON"),
     ("hermes", '<tool_call>{"name": "get_weather", "arguments": {"city": "\\ud800"}}</tool_call>', "not JSON"),
     ("hermes", '<tool_call>{"name": "clock"} and more</tool_call>', "broken where </tool_call> belongs"),
     ("hermes", '<tool_call>{"name": "clock"}<tool_call>', "broken where </tool_call> belongs"),
@@ -522,7 +523,9 @@ def test_tools_from_chat_completions() -> None:
         ([{"function": {"name": "x", "parameters": {"type": "array"}}}], "no object"),
         ([{"function": {"name": "x", "parameters": {"properties": {"a": {"type": "text"}}}}}], "'text' is no type"),
         ([{"function": {"name": "x", "parameters": {"properties": {"a": {"if": {}}}}}}], "'if' is not known"),
-        ([{"function": {"name": "x", "parameters": {"properties": {"a": {"pattern": "("}}}}}], "no regular expression"),
+        ([{"function": {"name": "x", "parameters": {"properties": {"a": {"pattern": "("}}}}}], "not closed"),
+        ([{"function": {"name": "x", "parameters": {"properties": {"a": {"pattern": 5}}}}}], "no text"),
+        ([{"function": {"name": "x", "parameters": {"properties": {"a": {"pattern": "(?=a)"}}}}}], "lookaround"),
         ([{"function": {"name": "x", "parameters": {"properties": {"a": {"$ref": "#/$defs/b"}}}}}], "refers to nothing"),
         ([{"function": {"name": "x", "parameters": {"properties": {"a": {"$ref": "http://x"}}}}}], "refers to nothing"),
         ([{"function": {"name": "x", "parameters": {"default": {1}}}}], "not JSON"),
@@ -563,11 +566,14 @@ def test_choices() -> None:
         ({"type": "string", "nullable": True}, [None], [1]),
         ({"type": "integer"}, [1, 2.0], [1.5, True, "1"]),
         ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, [0.5, 1], [0, 1.1]),
-        ({"type": "number", "multipleOf": 0.1}, [0.3, 7], [0.35]),
+        ({"type": "number", "multipleOf": 0.1}, [0.3, 7, 10**400], [0.35]),
         ({"enum": ["a", 1, None]}, ["a", 1, None], ["b", True]),
         ({"const": True}, [True], [1, False]),
+        ({"enum": [[1]]}, [[1], [1.0]], [[True], 1]),
+        ({"type": "string", "pattern": "^a$"}, ["a"], ["a\n"]),
+        ({"type": "string", "pattern": "^(a+)+$"}, ["a" * 40], ["a" * 40 + "b"]),  # re takes years for this
         ({"type": "string", "minLength": 2, "maxLength": 3, "pattern": "^a"}, ["ab", "abc"], ["a", "abcd", "ba"]),
-        ({"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 2, "uniqueItems": True}, [[1], [1, 2]], [[], [1, 1], ["a"], [1, 2, 3]]),
+        ({"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 2, "uniqueItems": True}, [[1], [1, 2]], [[], [1, 1], [1, 1.0], ["a"], [1, 2, 3]]),
         ({"type": "array", "prefixItems": [{"type": "string"}], "items": False}, [["a"], []], [["a", 1]]),
         ({"type": "object", "properties": {"a": {}}, "required": ["a"], "additionalProperties": False}, [{"a": 1}], [{}, {"a": 1, "b": 2}]),
         ({"type": "object", "additionalProperties": {"type": "integer"}}, [{"x": 1}], [{"x": "1"}]),
@@ -586,6 +592,13 @@ def test_arguments_against_schemas(schema: dict[str, object], good: list[object]
         assert not misfit({"x": value}, tool.parameters), value
     for value in bad:
         assert misfit({"x": value}, tool.parameters), value
+
+
+@pytest.mark.parametrize("part", [{"$ref": "#/$defs/0"}, {"not": {"$ref": "#/$defs/0"}}])
+def test_references_that_multiply_are_not_followed_for_ever(part: dict[str, object]) -> None:
+    table = {str(k): {"anyOf": [{"$ref": f"#/$defs/{k + 1}"}] * 2} for k in range(20)}
+    tool = Tool("t", "", {"properties": {"x": part}, "$defs": {**table, "20": {"type": "null"}}})
+    assert "too long to check" in misfit({"x": 1}, tool.parameters)
 
 
 def test_explained_forms_are_in_published_words() -> None:
@@ -671,6 +684,12 @@ def test_a_grammar_is_of_one_call(name: str) -> None:
     assert "tool-call ::= " in text
     assert "clock" not in text
     assert FORMS[name].key in text
+
+
+@pytest.mark.parametrize("name", ["default", "enum", "$ref"])
+def test_an_argument_may_be_named_like_a_keyword(name: str) -> None:
+    parameters = {"properties": {name: {"$ref": "#/$defs/n"}}, "$defs": {"n": {"type": "boolean"}}}
+    assert '"true"' in tool_grammar([Tool("t", "", parameters)], FORMS["hermes"], "t")
 
 
 def test_what_no_grammar_can_be_made_of() -> None:

@@ -7,13 +7,18 @@ A schema that asserts anything else is refused when the tool is made, so nothing
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from fractions import Fraction
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from edge.errors import RequestError
 
+if TYPE_CHECKING:
+    from edge.structure.automaton import Dfa
+
 DEPTH = 64  # of values and references; deeper ones are refused
+STEPS = 20_000  # schemas held against one value: references may multiply them without end
 TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
     "boolean": (bool,),
@@ -108,9 +113,11 @@ def own_faults(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Iterator[s
             yield "'multipleOf' is not above 0"
     if "pattern" in schema:
         try:
-            re.compile(schema["pattern"])
-        except (re.error, TypeError, RecursionError, OverflowError):
-            yield "'pattern' is no regular expression"
+            matcher(schema["pattern"])
+        except RequestError as error:
+            yield str(error)
+        except TypeError:
+            yield "'pattern' is no text"
     if "$ref" in schema and target(schema["$ref"], root) is None:
         yield f"{schema['$ref']!r} refers to nothing inside it"
 
@@ -136,22 +143,46 @@ def misfit(value: Any, schema: Mapping[str, Any]) -> str:
     refers = any(key in schema for key in ("$ref", "anyOf", "oneOf", "allOf", "additionalProperties"))
     if isinstance(value, Mapping) and not refers and (extra := [name for name in value if name not in names]):
         return f"there is no argument {extra[0]!r}"
-    return next(misfits(value, schema, schema, "", 0), "")
+    return why_not(value, schema, schema)
 
 
-def misfits(value: Any, schema: Any, root: Mapping[str, Any], path: str, depth: int) -> Iterator[str]:
+def why_not(value: Any, schema: Any, root: Mapping[str, Any], path: str = "") -> str:
+    """Why a value at `path` does not fit a schema inside `root`; empty where it does."""
+    try:
+        return next(misfits(value, schema, Root(root), path, 0), "")
+    except TooFar as far:
+        return f"{path or 'the arguments'}: {far}"
+
+
+class TooFar(Exception):
+    """No answer: a `not` or a `oneOf` would take a refusal for one."""
+
+
+class Root:
+    """The schema that references are looked up in, and how many more steps may be taken."""
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self.schema, self.left = schema, STEPS
+
+    def step(self, depth: int) -> None:
+        self.left -= 1
+        if depth > DEPTH:
+            raise TooFar("nested too deep")
+        if self.left < 0:
+            raise TooFar("the schema takes too long to check")
+
+
+def misfits(value: Any, schema: Any, root: Root, path: str, depth: int) -> Iterator[str]:
     where = path or "the arguments"
+    root.step(depth)
     if isinstance(schema, bool):
         if not schema:
             yield f"{where}: there is no such argument"
         return
-    if depth > DEPTH:
-        yield f"{where}: nested too deep"
-        return
     if value is None and schema.get("nullable") is True:  # OpenAPI's way to say ["…", "null"]
         return
     if "$ref" in schema:
-        yield from misfits(value, target(schema["$ref"], root), root, path, depth + 1)
+        yield from misfits(value, target(schema["$ref"], root.schema), root, path, depth + 1)
     kinds = schema.get("type", [])
     kinds = kinds if isinstance(kinds, list) else [kinds]
     if kinds and not any(is_of(value, kind) for kind in kinds):
@@ -163,7 +194,7 @@ def misfits(value: Any, schema: Any, root: Mapping[str, Any], path: str, depth: 
         yield f"{where}: {shown(value)} is not {shown(schema['const'])}"
     if isinstance(value, str):
         yield from limits(len(value), schema, "Length", f"{where}: the text is")
-        if "pattern" in schema and not re.search(schema["pattern"], value):
+        if "pattern" in schema and not matcher(schema["pattern"]).accepts(value):
             yield f"{where}: {shown(value)} does not match {schema['pattern']}"
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         yield from out_of_bounds(value, schema, where)
@@ -175,7 +206,7 @@ def misfits(value: Any, schema: Any, root: Mapping[str, Any], path: str, depth: 
 
 
 def of_object(
-    value: Mapping[str, Any], schema: Mapping[str, Any], root: Mapping[str, Any], path: str, depth: int
+    value: Mapping[str, Any], schema: Mapping[str, Any], root: Root, path: str, depth: int
 ) -> Iterator[str]:
     where = path or "the arguments"
     yield from limits(len(value), schema, "Properties", f"{where}: the members are")
@@ -189,23 +220,19 @@ def of_object(
 
 
 def of_list(
-    value: Sequence[Any], schema: Mapping[str, Any], root: Mapping[str, Any], path: str, depth: int
+    value: Sequence[Any], schema: Mapping[str, Any], root: Root, path: str, depth: int
 ) -> Iterator[str]:
     where = path or "the arguments"
     yield from limits(len(value), schema, "Items", f"{where}: the items are")
-    if schema.get("uniqueItems") is True:
-        known = {json.dumps(each, sort_keys=True) for each in value}
-        if len(known) < len(value):
-            yield f"{where}: an item stands there twice"
+    if schema.get("uniqueItems") is True and len({canonical(each) for each in value}) < len(value):
+        yield f"{where}: an item stands there twice"
     first = schema.get("prefixItems", [])
     for index, each in enumerate(value):
         part = first[index] if index < len(first) else schema.get("items", True)
         yield from misfits(each, part, root, f"{path}[{index}]", depth + 1)
 
 
-def combined(
-    value: Any, schema: Mapping[str, Any], root: Mapping[str, Any], path: str, depth: int
-) -> Iterator[str]:
+def combined(value: Any, schema: Mapping[str, Any], root: Root, path: str, depth: int) -> Iterator[str]:
     where = path or "the arguments"
 
     def fits(part: Any) -> bool:
@@ -237,10 +264,10 @@ def out_of_bounds(value: float, schema: Mapping[str, Any], where: str) -> Iterat
         yield f"{where}: {value} is not above {schema['exclusiveMinimum']}"
     if "exclusiveMaximum" in schema and value >= schema["exclusiveMaximum"]:
         yield f"{where}: {value} is not below {schema['exclusiveMaximum']}"
-    # Decimal steps such as 0.1 are not exact in binary
+    # As they are written: decimal steps such as 0.1 are not exact in binary
     step = schema.get("multipleOf")
-    if step and abs(value / step - round(value / step)) > 1e-9:
-        yield f"{where}: {value} is no multiple of {step}"
+    if step and Fraction(str(value)) % Fraction(str(step)):
+        yield f"{where}: {shown(value)} is no multiple of {step}"
 
 
 def is_of(value: Any, kind: str) -> bool:
@@ -252,8 +279,33 @@ def is_of(value: Any, kind: str) -> bool:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equality as JSON has it: true is not 1, and 1.0 is 1."""
-    return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
+    return canonical(left) == canonical(right)
+
+
+def canonical(value: Any) -> str:
+    """A text that JSON values share where they are equal: true is not 1, and 1.0 is 1."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        if isinstance(value, Mapping):
+            return {name: plain(each) for name, each in value.items()}
+        return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+    return json.dumps(plain(value), sort_keys=True)
+
+
+@lru_cache(maxsize=256)
+def matcher(pattern: str) -> Dfa:
+    """What tells in one pass whether a pattern matches somewhere; the grammar of a forced call reads it alike.
+
+    Raises RequestError for what is no regular expression, or one that needs to look back or ahead.
+    """
+    from edge.structure.kinds import text_automaton
+
+    if not isinstance(pattern, str):
+        raise TypeError(pattern)
+    return text_automaton((pattern,), 0, None)
 
 
 def shown(value: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge.chat.tools import Tool, expect_choice
+from edge.chat.tools.arguments import TABLES
 from edge.chat.tools.forms import ToolForm
 from edge.errors import RequestError
 from edge.structure.schema import schema_grammar
@@ -18,6 +19,7 @@ AROUND = {
     "mistral": ("[TOOL_CALLS][", "]"),
     "gemma": ("", ""),
 }
+DATA = ("const", "enum", "default", "examples", "example")
 ROOT = re.compile(r"^root(?= ::=)", re.MULTILINE)
 
 
@@ -61,13 +63,16 @@ def closed(tool: Tool, name: str) -> dict[str, Any]:
 
 def moved(schema: Any, place: str) -> Any:
     """A schema with its references pointing into `place`. Data that looks like a reference stays what it is."""
-    if isinstance(schema, Mapping):
-        return {
-            key: place + value[1:]
-            if key == "$ref" and isinstance(value, str)
-            else value
-            if key in ("const", "enum", "default", "examples", "example")
-            else moved(value, place)
-            for key, value in schema.items()
-        }
-    return [moved(each, place) for each in schema] if isinstance(schema, (list, tuple)) else schema
+    if not isinstance(schema, Mapping):
+        return [moved(each, place) for each in schema] if isinstance(schema, (list, tuple)) else schema
+    there: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "$ref" and isinstance(value, str):
+            there[key] = place + value[1:]
+        elif key in TABLES and isinstance(
+            value, Mapping
+        ):  # by names of anybody's, "default" and "$ref" among them
+            there[key] = {name: moved(each, place) for name, each in value.items()}
+        else:
+            there[key] = value if key in DATA else moved(value, place)
+    return there

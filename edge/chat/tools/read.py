@@ -14,7 +14,7 @@ from collections.abc import Generator, Mapping
 from typing import Any, TypeVar
 
 from edge.chat.tools import ID_CHARACTERS, Tool, ToolCall, new_id
-from edge.chat.tools.arguments import misfit, misfits
+from edge.chat.tools.arguments import misfit, why_not
 from edge.errors import BadToolCall
 
 T = TypeVar("T")
@@ -116,7 +116,7 @@ def decoded(text: str, error: Any) -> Any:
 
     try:
         value = json.loads(text, object_pairs_hook=members, parse_constant=constant)
-        json.dumps(value, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as fault:  # UnicodeEncodeError is a ValueError: half a surrogate pair
         raise error(f"a tool call is not JSON ({fault})"[:160]) from None
     return value
@@ -278,7 +278,7 @@ class Reader:
         text = text.removeprefix("\n").removesuffix("\n")
         schema = self.tools[name].parameters if name in self.tools else {}
         part = schema.get("properties", {}).get(key, True)
-        if next(misfits(text, part, schema, key, 0), None) is None:
+        if not why_not(text, part, schema, key):
             return text
         try:
             return decoded(text, self.source.error)
