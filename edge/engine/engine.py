@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import weakref
@@ -67,8 +68,9 @@ class Engine:
             raise
         self._decoder = Decoder(self._backend, plan, self._adapters, disk, pace, guesser)
         self._vocab = self._backend.vocab
-        # The thread knows the decoder and not the engine, so an engine nobody holds any more is closed.
-        self._closing = weakref.finalize(self, self._decoder.close)
+        # The thread knows the decoder and not the engine, so an engine nobody holds any more is closed. Not waited
+        # for: the garbage may be collected by a reader who has the lock that the thread needs to end its request.
+        weakref.finalize(self, self._decoder.leave)
         self.load_s = perf_counter() - started
 
     def __enter__(self) -> Self:
@@ -79,7 +81,7 @@ class Engine:
 
     def close(self) -> None:
         """End all requests with EngineError and free the memory; safe to call twice, and from a callback."""
-        self._closing()
+        self._decoder.close()
 
     @property
     def vocab(self) -> Vocabulary:
@@ -171,7 +173,7 @@ class Engine:
 
         def work(_: Backend, slots: Slots) -> NDArray[np.float32]:
             first = slots.all[0]
-            slots.empty(first)
+            slots.clear(first)
             try:
                 slots.read(first, tokens[:-1])
                 return backend.embedding(Row(tokens[-1], len(tokens) - 1, (first.index,), True))
@@ -214,7 +216,7 @@ class Decoder:
         pace: Pace,
         draft: DraftModel | None,
     ) -> None:
-        self._draft = draft
+        self._draft, self._adapters = draft, adapters
         self._backend, self._process = backend, os.getpid()
         self._slots = Slots(
             backend,
@@ -255,7 +257,14 @@ class Decoder:
             self._start()
 
     def call(self, work: Callable[[Backend, Slots], T]) -> T:
-        """Run `work` in the decode thread once nothing is live. It has all slots, and leaves them as they say."""
+        """Run `work` in the decode thread once nothing is live. It has all slots, and leaves them as they say.
+
+        Raises RequestError in a callback, which would wait for itself.
+        """
+        if threading.current_thread() is self._thread:
+            raise RequestError(
+                "a callback cannot wait for the thread that called it", hint="score and embed elsewhere"
+            )
         future: Future[T] = Future()
         with self._changed:
             self.check_open()
@@ -265,6 +274,13 @@ class Decoder:
 
     def close(self) -> None:
         """End everything and free the backend; safe to call twice, and from the decode thread."""
+        self.leave()
+        thread = self._thread if os.getpid() == self._process else None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def leave(self) -> None:
+        """Let the decode thread end everything and free the backend, as soon as it can; safe to call twice."""
         if os.getpid() != self._process:
             return  # its threads are the parent's, and so is its memory
         with self._changed:
@@ -275,21 +291,24 @@ class Decoder:
                 loaded.abort()
             if self._thread is None:
                 self._free()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
 
     def _start(self) -> None:
         if self._thread is None:
             # A daemon, as a script that ends without closing is to end; `close` runs before the interpreter goes
-            self._thread = threading.Thread(target=self._run, name="edge-decode", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="edge-decode", daemon=True)
+            thread.start()
+            self._thread = thread
+            atexit.register(self.close)
         self._changed.notify_all()
 
     def _run(self) -> None:
+        called = False
         while self._wait():
             try:
-                self._scheduler.step(admit=not self._calls)
-                if self._calls and not self._scheduler.busy:
+                # After each call a turn of those that wait, or calls without a pause would keep them waiting
+                self._scheduler.step(admit=called or not self._calls)
+                called = bool(self._calls) and not self._scheduler.busy
+                if called:
                     self._do_call()
             except BaseException as error:
                 self._scheduler.end(error)
@@ -299,8 +318,11 @@ class Decoder:
             for _, future in self._calls:
                 future.set_exception(closed)
             self._calls.clear()
-        self._slots.spill_all()
-        self._free()
+        try:
+            self._slots.spill_all()
+        finally:
+            self._free()
+            atexit.unregister(self.close)
 
     def _loaded(self) -> list[Backend | DraftModel]:
         return [self._backend, self._draft] if self._draft else [self._backend]
@@ -319,6 +341,7 @@ class Decoder:
     def _do_call(self) -> None:
         work, future = self._calls.pop(0)
         try:
+            self._backend.use(self._adapters)
             future.set_result(work(self._backend, self._slots))
         except BaseException as error:
             future.set_exception(error)

@@ -22,7 +22,7 @@ from edge.engine.sampling import SEEDS
 from edge.engine.slots import TILE, Slot, Slots
 from edge.engine.speculate import Proposer
 from edge.engine.text import TextStream
-from edge.errors import EdgeError, EngineError
+from edge.errors import EngineError
 from edge.memory import BATCH
 from edge.planner import LOGITS_ROWS, Plan
 
@@ -44,7 +44,10 @@ class Answer:
 
 @dataclass(eq=False)
 class Job:
-    """A request that was admitted. `limit` is the most tokens an answer may have; times are `perf_counter`'s."""
+    """A request that was admitted. `limit` is the most tokens an answer may have; times are `perf_counter`'s.
+
+    `slots` are those it has, the prompt's first; an answer that ends gives its own back.
+    """
 
     request: Request
     slots: list[Slot]
@@ -89,6 +92,8 @@ class Scheduler:
         for job in self._jobs[:]:
             if job.request.cancelled:
                 self._leave(job)
+        for request in [request for request in tuple(self.waiting) if request.cancelled]:
+            self.waiting.remove(request)
         if admit:
             self._admit()
         self._use_next_adapters()
@@ -111,14 +116,18 @@ class Scheduler:
         while self.waiting:
             request = self.waiting[0]
             alone = self._plan.unified  # its cells are one pool, which a request has whole
-            if not request.cancelled and ((alone and self._jobs) or len(self._slots.idle()) < request.n):
+            if (alone and self._jobs) or len(self._slots.idle()) < request.n:
                 return
             self.waiting.popleft()
-            if request.cancelled:
-                continue
             room = self._backend.context - len(request.prompt)
             room = room // request.n if self._plan.unified else room
-            slots = self._slots.take(request.prompt, request.adapters, request.n)
+            try:
+                slots = self._slots.take(request.prompt, request.adapters, request.n)
+            except (
+                Exception
+            ) as error:  # no memory for a copy, or a warning of the disk's that is to be an error
+                request.end(error)
+                continue
             self._jobs.append(
                 Job(
                     request,
@@ -150,7 +159,7 @@ class Scheduler:
                     row = self._prefill_piece(job, piece)
                     if not job.prompt_left:
                         self._begin_answers(job, row)
-                except EdgeError as error:
+                except Exception as error:
                     self._fail([job], error)
 
     def _piece(self, left: int, budget: int) -> int:
@@ -195,7 +204,7 @@ class Scheduler:
                 rows.append(Row(token, rows[-1].position + 1, rows[-1].sequences, True))
             started = perf_counter()
             places = self._decode_rows(rows, [answer.slot for answer in live])
-        except EdgeError as error:
+        except Exception as error:
             self._fail(list(dict.fromkeys(answer.job for answer in live)), error)
             return
         took = perf_counter() - started
@@ -241,13 +250,15 @@ class Scheduler:
         extra = padding(rows, idle, self._plan.row_multiple, self._backend.context)
         # A batch is cut where its sequences do not go up by one
         batch = sorted([*rows, *extra], key=lambda row: (row.sequences, row.position))
-        self._backend.decode(batch)
         dropped: dict[int, int] = {}
         for row in extra:
             first = dropped.get(row.sequences[0], row.position)
             dropped[row.sequences[0]] = min(first, row.position)
-        for sequence, length in dropped.items():
-            self._backend.keep(sequence, length)
+        try:
+            self._backend.decode(batch)
+        finally:  # of a batch that fails, the pieces before may have been computed
+            for sequence, length in dropped.items():
+                self._backend.keep(sequence, length)
         places = {id(row): at for at, row in enumerate(batch)}
         return [places[id(row)] for row in rows]
 
@@ -271,12 +282,16 @@ class Scheduler:
                 request.put(chunk)
             else:
                 job.best.add(chunk)
-        except Exception as error:  # a callback can raise anything, and only its own request ends
+                for held in job.best.chunks() if reason and job.answers == [answer] else ():
+                    request.put(held)
+        except BaseException as error:  # a callback can raise anything, and only its own request ends
             self._leave(job, error)
             return
         if reason is not None:
             job.answers.remove(answer)
-            self._retire(answer)
+            job.slots.remove(answer.slot)
+            answer.chain.close()
+            self._slots.release(answer.slot)
             if not job.answers:
                 self._leave(job)
 
@@ -301,26 +316,19 @@ class Scheduler:
         piece = self._backend.vocab.piece
         return tuple(Logprob(token, piece(token).decode("utf-8", "replace"), value) for token, value in found)
 
-    def _retire(self, answer: Answer) -> None:
-        answer.chain.close()
-        self._slots.release(answer.slot)
-
     def _leave(self, job: Job, error: BaseException | None = None) -> None:
         """The request has ended: its slots are idle again, with what they hold."""
-        for slot in job.slots if not job.prefilled else ():
-            self._slots.release(slot)
-        for answer in job.answers:
-            self._retire(answer)
-        job.answers = []
         self._jobs.remove(job)
-        if job.best is not None and error is None:
-            for chunk in job.best.chunks():
-                job.request.put(chunk)
         job.request.end(error)
+        for answer in job.answers:
+            answer.chain.close()
+        job.answers = []
+        for slot in job.slots:
+            self._slots.release(slot)
 
-    def _fail(self, jobs: Sequence[Job], error: EdgeError) -> None:
+    def _fail(self, jobs: Sequence[Job], error: Exception) -> None:
         """Their last batch failed: end these requests, and trust nothing that their slots hold."""
         for job in jobs:
-            for slot in [answer.slot for answer in job.answers] if job.prefilled else job.slots:
+            for slot in job.slots:
                 self._slots.empty(slot, unknown=True)
             self._leave(job, error)

@@ -64,19 +64,12 @@ class Slots:
         source, length = self._best(prompt[:-1], adapters)
         slots = self._choose(source, length, count)
         first = slots[0]
-        if self._shared_cells:
-            for slot in self.all:
-                if slot is not source:
-                    self.empty(slot)
-        for slot in slots:
-            self._given += 1
-            slot.busy, slot.used = True, self._given
+        for slot in self.all if self._shared_cells else slots:
             if slot is not source:
                 self._spill(slot)
+                self.empty(slot)
         if source is not None and first is not source:
             self.fork(source, first)
-        for slot in slots[1:]:
-            self.empty(slot)
         found = self._from_disk(first, prompt[:-1], adapters, length)
         self._forget(first)
         length = min(max(length, found), len(first.tokens))
@@ -85,7 +78,16 @@ class Slots:
             length = 0
             self._backend.keep(first.index, 0)
         first.tokens = first.tokens[:length]
+        for slot in slots:
+            self._given += 1
+            slot.busy, slot.used = True, self._given
         return slots
+
+    def clear(self, slot: Slot) -> None:
+        """Empty an idle slot, and where the cells are shared all others too, so that it has room."""
+        for one in self.all if self._shared_cells else [slot]:
+            self._spill(one)
+            self.empty(one)
 
     def read(self, slot: Slot, tokens: Sequence[int]) -> None:
         """Decode tokens after those the slot holds, for nothing but its state. Raises EngineError."""
@@ -110,7 +112,7 @@ class Slots:
 
     def fork(self, source: Slot, target: Slot) -> None:
         """Make `target` hold what `source` holds."""
-        self._forget(target)
+        self.empty(target)
         self._backend.copy(source.index, target.index)
         target.tokens, target.adapters = source.tokens[:], source.adapters
 

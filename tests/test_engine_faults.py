@@ -1,0 +1,240 @@
+"""What goes wrong beside a request, and must end it alone: callbacks, closing, calls from everywhere, a full cache."""
+
+import gc
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from dataclasses import replace
+
+import pytest
+from tiny import tiny_llama
+
+from edge.engine import Engine, Sampling
+from edge.engine.disk import CacheWarning, DiskCache
+from edge.engine.request import Request
+from edge.engine.state_key import state_key
+from edge.errors import EngineError, RequestError
+from edge.planner import plan
+
+GREEDY = Sampling(temperature=0, max_tokens=24)
+ENDLESS = Sampling(temperature=0)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_llama(tmp_path_factory.mktemp("tiny") / "tiny.gguf", ctx=2048)
+
+
+@pytest.fixture
+def engine(model):
+    with Engine(plan(str(model), ctx=512, parallel=3, threads=1)) as engine:
+        yield engine
+
+
+def until(true):
+    deadline = time.monotonic() + 10
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert true()
+
+
+def idle(engine):
+    until(lambda: not engine._decoder._scheduler.busy)
+    assert not any(slot.busy for slot in engine._decoder._slots.all)
+
+
+def raising(error):
+    def callback(chunk):
+        raise error
+
+    return callback
+
+
+def test_an_error_in_the_callback_of_the_best_answers_reaches_their_reader(engine):
+    whole = engine.submit([5, 7], GREEDY)
+    broken = engine.submit([5, 6], GREEDY, best_of=2, on_chunk=raising(ZeroDivisionError("mine")))
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        list(broken)
+    assert len(list(whole)) == 24
+    idle(engine)
+
+
+def test_of_best_answers_that_are_cancelled_nothing_comes(engine):
+    seen = []
+    stream = engine.submit([5, 6], ENDLESS, best_of=2, on_chunk=seen.append)
+    until(lambda: engine._decoder._scheduler.busy)
+    stream.cancel()
+    idle(engine)
+    assert seen == list(stream) == []
+
+
+def test_a_callback_that_exits_ends_its_own_request_only(engine):
+    whole = engine.submit([5, 7], GREEDY)
+    with pytest.raises(SystemExit):
+        list(engine.submit([5, 6], GREEDY, on_chunk=raising(SystemExit(3))))
+    assert len(list(whole)) == 24
+
+
+def test_a_callback_that_cancels_among_guesses_is_not_called_again(model):
+    seen = []
+
+    def callback(chunk):
+        seen.append(chunk)
+        if chunk.guessed:
+            stream.cancel()
+
+    with Engine(plan(str(model), ctx=512, threads=1)) as engine:
+        with engine._decoder._changed:  # so that `stream` is there before the first chunk
+            stream = engine.submit([5, 6] * 40, ENDLESS, on_chunk=callback)
+        until(lambda: stream.done)
+        idle(engine)
+    assert [chunk.guessed for chunk in seen].count(True) == 1
+
+
+@pytest.mark.parametrize("use", [lambda e: e.score([5], [[5, 6]], [[7]]), lambda e: e.embed([5])])
+def test_a_callback_that_would_wait_for_itself_says_so(engine, use):
+    with pytest.raises(RequestError, match="a callback cannot wait"):
+        list(engine.submit([5, 6], GREEDY, on_chunk=lambda _: use(engine)))
+    assert engine.embed([5]).shape == (64,)
+
+
+def test_calls_without_a_pause_let_requests_in_between(engine):
+    rounds = []
+    stop = threading.Event()
+
+    def embed():
+        while not stop.is_set():
+            engine.embed([5, 6, 7])
+            rounds.append(1)
+
+    threads = [threading.Thread(target=embed) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(rounds) > 9)
+    before = len(rounds)
+    assert len(list(engine.submit([5, 6], GREEDY))) == 24
+    assert len(rounds) - before < 20
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_an_engine_collected_by_a_reader_of_its_own_ends_the_stream(model, monkeypatch):
+    engine = Engine(plan(str(model), ctx=512, threads=1))
+    stream = engine.submit([5, 6], ENDLESS)
+    next(stream)
+    ring = [engine]
+    ring.append(ring)
+    del engine, ring
+    take = Request.take
+    monkeypatch.setattr(Request, "take", lambda request: (gc.collect(), take(request))[1])
+    found = []
+
+    def read():
+        try:
+            list(stream)
+        except EngineError as error:
+            found.append(str(error))
+
+    reader = threading.Thread(target=read, daemon=True)  # in a deadlock it stays
+    reader.start()
+    reader.join(10)
+    assert found == ["the model is closed"]
+
+
+@pytest.mark.parametrize("error", [RequestError("llama.cpp refuses it"), MemoryError()])
+def test_answers_that_cannot_begin_give_their_slots_back(engine, monkeypatch, error):
+    with monkeypatch.context() as patched:
+        patched.setattr("edge.engine.scheduler.Chain", raising_always(error))
+        with pytest.raises(type(error)):
+            list(engine.submit([5, 6], GREEDY, n=3))
+    assert len(list(engine.submit([5, 6], GREEDY, n=3))) == 72
+    idle(engine)
+
+
+def raising_always(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+def test_cancelled_requests_make_room_in_the_queue(model):
+    with Engine(plan(str(model), ctx=2048, threads=1), queue=2) as engine:
+        first = engine.submit([5], ENDLESS)
+        next(first)
+        waiting = [engine.submit([5], GREEDY) for _ in range(2)]
+        waiting[1].cancel()
+        until(lambda: len(engine._decoder._scheduler.waiting) == 1)
+        engine.submit([5], GREEDY)
+        first.cancel()
+        assert len(list(waiting[0])) == 24
+
+
+def test_an_embedding_has_the_room_that_answers_have_left(model):
+    with Engine(plan(str(model), ctx=256, sequences=3, threads=1)) as engine:
+        list(engine.submit([5, 6], ENDLESS, n=3))
+        assert engine.embed([7] * 200).shape == (64,)
+
+
+def test_rows_beside_a_batch_that_fails_are_dropped(engine, monkeypatch):
+    backend = engine._backend
+    decode = backend.decode
+
+    def fail_beside(rows):
+        decode(rows)
+        if short.done and any(row.sequences == (1,) for row in rows):
+            raise EngineError("half of it was computed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(backend, "decode", fail_beside)
+        with engine._decoder._changed:  # one slot is idle between two that are not
+            first, short, third = (
+                engine.submit([5, at], replace(GREEDY, max_tokens=count))
+                for at, count in enumerate((24, 3, 24))
+            )
+        for stream in (first, third):
+            with pytest.raises(EngineError, match="half"):
+                list(stream)
+    memory, last = backend._memory, backend._lib.llama_memory_seq_pos_max
+    slots = engine._decoder._slots.all
+    assert [last(memory, slot.index) for slot in slots] == [len(slot.tokens) - 1 for slot in slots]
+
+
+def test_answers_that_share_their_cells_are_kept_on_the_disk(model, tmp_path):
+    decided = plan(str(model), ctx=512, sequences=2, threads=1)
+    with Engine(decided, disk=DiskCache(tmp_path / "kept", state_key(decided), budget=1 << 30)) as engine:
+        list(engine.submit([5] * 100, GREEDY))
+        list(engine.submit([6] * 100, GREEDY))
+        assert next(engine.submit([5] * 101, GREEDY)).reused_tokens == 100
+
+
+def test_a_warning_that_is_to_be_an_error_reaches_the_reader(model, tmp_path):
+    decided = plan(str(model), ctx=512, threads=1)
+    key = state_key(decided)
+    (tmp_path / f"{key.digest.hex()[:32]}-{'0' * 32}.state").write_bytes(b"junk" * 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with Engine(decided, disk=DiskCache(tmp_path, key, budget=1 << 30)) as engine:
+            with pytest.raises(CacheWarning, match="damaged"):
+                list(engine.submit([5, 6], GREEDY))
+            assert len(list(engine.submit([5, 6], GREEDY))) == 24
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(0)", "del engine", "1 / 0", "engine.close(); engine.close()"])
+def test_a_script_that_ends_while_a_model_answers_ends(model, end):
+    script = f"""
+import sys
+from edge.engine import Engine, Sampling
+from edge.planner import plan
+engine = Engine(plan({str(model)!r}, ctx=2048, threads=1))
+stream = engine.submit([5, 6], Sampling(temperature=0, ignore_eos=True))
+next(stream)
+print("begun")
+{end}
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (int(end == "1 / 0"), "begun\n")
+    assert done.stderr.count("Error") == int(end == "1 / 0")
