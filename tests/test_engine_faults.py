@@ -8,10 +8,13 @@ import time
 import warnings
 from dataclasses import replace
 
+import gguf
+import numpy as np
 import pytest
 from tiny import tiny_llama
 
 from edge.engine import Engine, Sampling
+from edge.engine.adapters import adapter_of
 from edge.engine.disk import CacheWarning, DiskCache
 from edge.engine.request import Request
 from edge.engine.state_key import state_key
@@ -201,6 +204,61 @@ def test_rows_beside_a_batch_that_fails_are_dropped(engine, monkeypatch):
     memory, last = backend._memory, backend._lib.llama_memory_seq_pos_max
     slots = engine._decoder._slots.all
     assert [last(memory, slot.index) for slot in slots] == [len(slot.tokens) - 1 for slot in slots]
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    path = tmp_path_factory.mktemp("adapter") / "lora.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 8.0)
+    draw = np.random.default_rng(0)
+    for side, shape in (("a", (4, 64)), ("b", (128, 4))):
+        values = draw.standard_normal(shape).astype(np.float32)
+        writer.add_tensor(f"blk.0.ffn_up.weight.lora_{side}", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return adapter_of(str(path))
+
+
+def adapted(model, adapter):
+    return Engine(plan(str(model), ctx=512, parallel=3, threads=1), [adapter])
+
+
+def scores(engine):
+    return engine.score([5, 6, 7], [[5, 6, 7, 8]], [[9], [10, 11]]).tolist()
+
+
+def test_scores_and_embeddings_are_of_the_adapters_the_model_was_loaded_with(model, adapter):
+    with adapted(model, adapter) as engine:
+        list(engine.submit([5], GREEDY))  # decodes with them
+        expected, vector = scores(engine), engine.embed([5, 6]).tolist()
+    with adapted(model, adapter) as engine:
+        assert scores(engine) == expected  # before any request
+    with adapted(model, adapter) as engine:
+        list(engine.submit([5, 6, 7, 8], replace(GREEDY, max_tokens=1), lora=[]))
+        assert engine.embed([5, 6]).tolist() == vector
+    with adapted(model, adapter) as engine:
+        list(engine.submit([5, 6, 7, 8], replace(GREEDY, max_tokens=1), lora=[]))
+        assert scores(engine) == expected
+
+
+def test_what_a_score_keeps_is_not_taken_for_the_bare_models(model, adapter):
+    prompt = [5 + at % 7 for at in range(130)]
+    with adapted(model, adapter) as engine:
+        expected = [chunk.token for chunk in engine.submit(prompt, GREEDY, lora=[])]
+    with adapted(model, adapter) as engine:
+        engine.score(prompt[:128], [prompt], [[9]])
+        assert [chunk.token for chunk in engine.submit(prompt, GREEDY, lora=[])] == expected
+
+
+def test_scores_leave_no_more_in_the_slots_than_they_say(engine):
+    engine.score([5] * 300, [[6] * 300], [[9]])  # not both in a context of 512
+    last = engine._backend._lib.llama_memory_seq_pos_max(engine._backend._memory, 0)
+    assert last == len(engine._decoder._slots.all[0].tokens) - 1
 
 
 def test_answers_that_share_their_cells_are_kept_on_the_disk(model, tmp_path):

@@ -74,8 +74,10 @@ class Scorer:
         except BaseException:
             self._empty(self._slots.all)
             raise
-        self._empty(self._slots.all[1:])
-        self._slots.remember(self._slots.all[0])
+        first, *others = self._slots.all
+        # Prompts too long to lie beside the prefix were computed in its place
+        self._empty(others if first.tokens else [first, *others])
+        self._slots.remember(first)
         return found
 
     def _empty(self, slots: Sequence[Slot]) -> None:
@@ -131,6 +133,9 @@ class Scorer:
         """Have the prefix, and nothing else, in sequence 0, and the others empty."""
         slots, first = self._slots, self._slots.all[0]
         self._empty(slots.all[1:])
+        if first.adapters != slots.own:
+            self._empty([first])
+            first.adapters = slots.own
         if first.tokens == list(prefix):
             return
         length = shared(first.tokens, prefix)

@@ -36,7 +36,7 @@ class Slots:
     `alike` is set where a prompt is to be computed alike whatever lies in the slots: then only whole tiles are
     taken over, unless the prompt goes on from all that an idle slot holds, which is a conversation's next turn.
     `shared_cells` is set where the slots share the context's cells: then one request at a time has them all.
-    `disk` keeps what was computed with the adapters `own`.
+    `disk` keeps what was computed with the adapters `own`, which score labels, too.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Slots:
     ) -> None:
         self.all = [Slot(index) for index in range(count)]
         self._backend, self._alike, self._shared_cells = backend, alike, shared_cells
-        self._disk, self._own = disk, own
+        self._disk, self.own = disk, own
         self._given = 0  # counts the slots given away
         self._trees: defaultdict[tuple[Adapter, ...], RadixTree[Slot]] = defaultdict(RadixTree)
 
@@ -159,7 +159,7 @@ class Slots:
         self, slot: Slot, prompt: Sequence[int], adapters: tuple[Adapter, ...], length: int
     ) -> int:
         """Load a longer beginning of the prompt than `length`, where the disk has one; how long it is, else 0."""
-        if self._disk is None or adapters != self._own or not (entry := self._disk.longest(prompt)):
+        if self._disk is None or adapters != self.own or not (entry := self._disk.longest(prompt)):
             return 0
         whole = entry.shared == entry.length
         usable = entry.shared if whole or self._backend.rolls_back else 0
@@ -174,7 +174,7 @@ class Slots:
         return usable
 
     def _spill(self, slot: Slot) -> None:
-        if self._disk is not None and slot.tokens and slot.adapters == self._own:
+        if self._disk is not None and slot.tokens and slot.adapters == self.own:
             state = self._backend.save(slot.index)
             self._disk.write(slot.tokens, state, replaces=self._backend.rolls_back)
 
