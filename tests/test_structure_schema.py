@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from structures import Native, walk
+from structures import Native, pairs, walk
 from tiny import tiny_llama
 
 from edge.engine.gbnf import check_grammar
@@ -327,75 +327,6 @@ def test_a_further_name_is_never_one_that_is_taken(native):
     assert native.takes(text, '{"ab":"x","a":1,"abc":2}')
     assert not native.takes(text, '{"ab":1}')
     assert not native.takes(text, '{"\\u0061b":1}')
-
-
-scalars = st.one_of(st.none(), st.booleans(), st.integers(-(10**6), 10**6), st.text(max_size=6))
-names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=4)
-
-
-@st.composite
-def pairs(draw, depth=2):
-    """A schema and a value that is valid by it."""
-    kind = draw(
-        st.sampled_from(
-            ["any", "const", "integer", "number", "string", "array", "tuple", "object", "either"]
-            if depth
-            else ["const", "integer", "string"]
-        )
-    )
-    if kind == "any":
-        return {}, draw(scalars)
-    if kind == "const":
-        value = draw(scalars)
-        return draw(st.sampled_from([{"const": value}, {"enum": [value, "other", 7.25]}])), value
-    if kind == "integer":
-        value = draw(st.integers(-(10**9), 10**9))
-        low, high = value - draw(st.integers(0, 10**6)), value + draw(st.integers(0, 10**6))
-        return {"type": "integer", "minimum": low, "exclusiveMaximum": high + 1}, value
-    if kind == "number":
-        value = draw(st.integers(-(10**6), 10**6)) / 64
-        return {
-            "type": "number",
-            "minimum": value - draw(st.sampled_from([0, 0.5, 100])),
-            "maximum": value + 0.25,
-        }, value
-    if kind == "string":
-        value = draw(st.text(st.characters(codec="utf-8"), max_size=8))
-        limits = draw(
-            st.sampled_from([{}, {"minLength": len(value)}, {"maxLength": len(value) + 2}, {"pattern": "^"}])
-        )
-        return {"type": "string", **limits}, value
-    if kind == "either":
-        (schema, value), (other, _) = draw(pairs(depth - 1)), draw(pairs(depth - 1))
-        return {"anyOf": draw(st.permutations([schema, other]))}, value
-    if kind == "array":
-        schema, value = draw(pairs(depth - 1))
-        count = draw(st.integers(0, 3))
-        return {
-            "type": "array",
-            "items": schema,
-            "minItems": draw(st.integers(0, count)),
-            "maxItems": count + draw(st.integers(0, 2)),
-        }, [value] * count
-    if kind == "tuple":
-        members = draw(st.lists(pairs(depth - 1), max_size=3))
-        return {"type": "array", "prefixItems": [m[0] for m in members] or [{}], "items": False}, [
-            m[1] for m in members
-        ]
-    members = draw(st.dictionaries(names, pairs(depth - 1), max_size=3))
-    required = [name for name in members if draw(st.booleans())]
-    value = {name: m[1] for name, m in members.items() if name in required or draw(st.booleans())}
-    closed = draw(
-        st.sampled_from([{}, {"additionalProperties": False}, {"additionalProperties": {"type": "null"}}])
-    )
-    if not members and not closed:
-        closed = {"additionalProperties": False}
-    return {
-        "type": "object",
-        "properties": {name: m[0] for name, m in members.items()},
-        "required": required,
-        **closed,
-    }, value
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
