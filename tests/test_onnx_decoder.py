@@ -8,12 +8,14 @@ import pytest
 import tiny_checkpoints
 from tiny import CHATML
 
+import edge
 from edge.cli import run
 from edge.convert import checkpoint as checkpoints
 from edge.convert import numpy_ops, to_gguf
 from edge.convert.onnx import decoder, generation, graph, to_onnx
 from edge.convert.understood import understand
 from edge.engine import Engine, Sampling, Tally
+from edge.engine.state_key import model_digest
 from edge.errors import BadONNX, ConversionError, EngineError, PromptTooLong, RequestError, UnsafeFile
 from edge.onnx.session import Session
 from edge.planner import plan
@@ -196,6 +198,32 @@ def test_chat_and_generate_run_the_folder(both, capsys, monkeypatch):
             said.append(capsys.readouterr().out)
         assert said[0] == said[1]
         assert said[0].strip()
+
+
+def test_a_conversation_goes_on_from_its_kept_prefix(both, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_HOME", str(tmp_path))
+    _, made = both
+    prompt, greedy = "the king in the tower said " * 4, Sampling(temperature=0, max_tokens=4)
+    said = []
+    for _ in range(2):
+        with edge.load(str(made.path), cache=True) as model:
+            said.append(list(model.generate(prompt, greedy)))
+    assert [chunk.token for chunk in said[0]] == [chunk.token for chunk in said[1]]
+    assert said[0][-1].reused_tokens == 0
+    assert said[1][-1].reused_tokens > 0
+
+
+def test_a_graphs_weights_are_part_of_what_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_HOME", str(tmp_path / "home"))
+    graph, weights = tmp_path / "a.onnx", tmp_path / "a.onnx.data"
+    graph.write_bytes(b"graph")
+    weights.write_bytes(b"one")
+    (tmp_path / "b.onnx").write_bytes(b"other")
+    whole = model_digest(graph), model_digest(tmp_path / "b.onnx")
+    assert whole[0] != whole[1]
+    weights.write_bytes(b"another")
+    assert model_digest(graph) != whole[0]
+    assert model_digest(tmp_path / "b.onnx") == whole[1]
 
 
 def test_a_folder_that_is_not_what_it_says_is_refused(both, tmp_path):

@@ -10,20 +10,22 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
-from edge import gguf_header
+from edge import gguf_header, onnx_folder
 from edge.engine.adapters import Adapter
 from edge.errors import StoreError
 from edge.home import states_folder
 from edge.machine.installed import installed
-from edge.planner import Plan
+from edge.planner import ONNX_BACKEND, Plan
 
 FORM = 1  # of our files
 PIECE = 1 << 20
 MOST_REMEMBERED = 256
 
 
-def library() -> str:
-    """Which llama.cpp it is: what it writes, only the same version is sure to read."""
+def library(backend: str = "") -> str:
+    """Which llama.cpp or ONNX Runtime it is: what it writes, only the same version is sure to read."""
+    if backend == ONNX_BACKEND:
+        return f"onnxruntime {installed().onnxruntime}"
     return f"llama-cpp-python {installed().llama_cpp}"
 
 
@@ -62,8 +64,10 @@ class StateKey:
 
 def state_key(plan: Plan, adapters: Sequence[Adapter] = ()) -> StateKey:
     """The key of an engine that runs as `plan` says, with `adapters` added. Raises OSError, UnsafeFile."""
-    stretched = "{arch}.rope.scaling.original_context_length"
-    header = gguf_header.read(plan.path)
+    stretched = 0
+    if plan.backend != ONNX_BACKEND:
+        header = gguf_header.read(plan.path)
+        stretched = header.get("{arch}.rope.scaling.original_context_length", int, 0)
     return StateKey(
         plan.artifact,
         model_digest(plan.path),
@@ -72,19 +76,22 @@ def state_key(plan: Plan, adapters: Sequence[Adapter] = ()) -> StateKey:
         plan.flash,
         1 if plan.unified else plan.sequences,
         tuple((model_digest(adapter.path), adapter.scale) for adapter in adapters),
-        plan.context if header.get(stretched, int, 0) else 0,
+        plan.context if stretched else 0,
+        library(plan.backend),
     )
 
 
 def model_digest(path: Path) -> str:
-    """The sha256 of a file; of a split one, that of its parts' hashes.
+    """The sha256 of a file; of several, a split one or an ONNX folder's, that of their hashes.
 
     Of a file that the store keeps it is the store's own, else the file is read once and the hash remembered until the
     file changes. Raises OSError, UnsafeFile where a part is missing.
     """
     from edge.store.in_place import local_files
 
-    hashes = [kept_hash(part) or remembered_hash(part) for part in local_files(path)]
+    # One graph of a folder that may have several
+    parts = [path, *onnx_folder.data_files(path)] if path.suffix == ".onnx" else local_files(path)
+    hashes = [kept_hash(part) or remembered_hash(part) for part in parts]
     if len(hashes) == 1:
         return hashes[0]
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
