@@ -15,7 +15,7 @@ from edge import kv as kept
 from edge.errors import BadGGUF, DoesNotFit, RequestError, UnsafeFile
 from edge.gguf_header import Header
 from edge.machine import Chosen, Host, Rejected, host
-from edge.memory import CELL_PADDING, MIB, ONE, Cache, Memory, has_cache, predict
+from edge.memory import CELL_PADDING, MIB, Cache, Memory, has_cache, predict
 from edge.store.checkpoints import is_adapter
 
 # Room for a conversation without paying for a long document; `ctx` asks for another.
@@ -125,7 +125,7 @@ def plan(
     model = store.resolve(ref)
     machine = on or host()
     found = of_onnx(model) if is_onnx(model) else of_gguf(model, machine)
-    context, context_reason, left_out = choose_context(found, ctx)
+    context, context_reason = choose_context(found.trained, ctx)
     use, threads_reason = choose_threads(machine, threads)
     budget = machine.memory.available_bytes
     if memory is not None:
@@ -150,6 +150,11 @@ def plan(
     at = next((i for i, needed in enumerate(needs) if needed.total_bytes <= budget), len(tried) - 1)
     cache, needed = tried[at], needs[at]
     fits = needed.total_bytes <= budget
+    left_out = []
+    if ctx is None and context < found.trained:
+        more = need(found.trained, cache).total_bytes - needed.total_bytes
+        ask = f"ask for it with --ctx {found.trained}"
+        left_out = [Rejected(f"context {found.trained}", f"takes {mib(more)} more; {ask}")]
     too_large = (
         Rejected(
             f"KV of {other.type}", f"takes {mib(more.total_bytes)} in all, and {mib(budget)} are available"
@@ -275,21 +280,17 @@ def refusals(header: Header) -> tuple[str, ...]:
     return (f"no text: {header.architecture} does not continue one, so chat and generate refuse it",)
 
 
-def choose_context(found: Artifact, asked: int | None) -> tuple[int, str, tuple[Rejected, ...]]:
-    """The context in tokens, its reason, and the longer one that was left out."""
-    trained = found.trained
+def choose_context(trained: int, asked: int | None) -> tuple[int, str]:
+    """The context in tokens, and its reason."""
     if asked is not None:
         if not 1 <= asked <= trained:
             raise RequestError(
                 f"a context of {asked} is out of range", hint=f"the model was trained for 1 to {trained}"
             )
-        return asked, f"context {asked}: asked for", ()
+        return asked, f"context {asked}: asked for"
     if trained <= DEFAULT_CONTEXT:
-        return trained, f"context {trained}: all the model was trained for", ()
-    more = found.predict(trained, ONE, 0).total_bytes - found.predict(DEFAULT_CONTEXT, ONE, 0).total_bytes
-    left_out = Rejected(f"context {trained}", f"takes {mib(more)} more; ask for it with --ctx {trained}")
-    reason = f"context {DEFAULT_CONTEXT}: the default; the model was trained for {trained}"
-    return DEFAULT_CONTEXT, reason, (left_out,)
+        return trained, f"context {trained}: all the model was trained for"
+    return DEFAULT_CONTEXT, f"context {DEFAULT_CONTEXT}: the default; the model was trained for {trained}"
 
 
 def choose_threads(machine: Host, asked: int | None) -> tuple[Threads, str]:

@@ -11,7 +11,7 @@ from edge import gguf_header
 from edge.errors import BadGGUF, DoesNotFit, ModelNotFound, RequestError
 from edge.kv import row_multiple
 from edge.machine import Chosen, host
-from edge.planner import parse_size, plan
+from edge.planner import mib, parse_size, plan
 
 GIB = 1 << 30
 
@@ -210,6 +210,14 @@ def test_fewer_bits_are_taken_before_it_does_not_fit_and_the_reason_says_so(wide
             rejected > 0
         )
     assert not plan(wide, ctx=8192, parallel=16, kv="f16", memory=half.total_bytes, on=machine()).fits
+
+
+@pytest.mark.parametrize("settings", [{}, {"parallel": 8}, {"parallel": 2, "kv": "q8_0"}, {"scoring": True}])
+def test_a_longer_context_is_left_out_for_what_it_would_take_with_the_same_settings(wide, settings):
+    decided = plan(wide, on=machine(), **settings)
+    more = plan(wide, ctx=8192, on=machine(), **settings).memory.total_bytes - decided.memory.total_bytes
+    (left_out,) = [other for other in decided.rejected if other.choice == "context 8192"]
+    assert left_out.reason == f"takes {mib(more)} more; ask for it with --ctx 8192"
 
 
 def test_a_default_context_is_not_paid_for_with_fewer_bits(wide):
