@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from edge.structure.document import check, child, no, resolved
+from edge.errors import RequestError
+from edge.structure.document import check, child, no, place, resolved
 from edge.structure.formats import FORMATS
 from edge.structure.kinds import (
     EVERY,
@@ -137,7 +138,12 @@ class Shapes:
             if "format" in node:
                 patterns.append(FORMATS[node["format"]])
             text = Text(int(node.get("minLength", 0)), whole(node.get("maxLength")), tuple(sorted(patterns)))
-            if text.patterns and text.automaton().empty:
+            try:
+                empty = bool(text.patterns) and text.automaton().empty
+            except RequestError as error:  # it does not know where the expression stands
+                where = place(child(pointer, "pattern") if "pattern" in node else pointer)
+                raise RequestError(f"{error} in the schema at {where}", hint=error.hint) from None
+            if empty:
                 no(
                     "has a pattern, a format and lengths that no text satisfies",
                     pointer,
