@@ -213,6 +213,12 @@ def test_a_conversation_goes_on_from_its_kept_prefix(both, tmp_path, monkeypatch
     assert said[1][-1].reused_tokens > 0
 
 
+def test_a_draft_is_a_gguf_model(both):
+    gguf, made = both
+    with pytest.raises(RequestError, match="draft model is ONNX"):
+        edge.load(str(gguf), draft=str(made.path))
+
+
 def test_a_graphs_weights_are_part_of_what_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGE_HOME", str(tmp_path / "home"))
     graph, weights = tmp_path / "a.onnx", tmp_path / "a.onnx.data"

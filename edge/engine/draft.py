@@ -15,7 +15,7 @@ from edge.engine.speculate import MOST, Chances, Pace, PromptLookup, Proposer, b
 from edge.engine.vocab import Vocab
 from edge.errors import EdgeError, RequestError
 from edge.memory import BATCH
-from edge.planner import ONNX_BACKEND, Plan, plan, read_artifact
+from edge.planner import ONNX_BACKEND, Plan, is_onnx, plan, read_artifact
 from edge.store import resolve
 
 PADDING = (
@@ -37,7 +37,12 @@ def draft_plan(ref: str, target: Plan, *, threads: int | None = None) -> Plan:
         raise RequestError(
             "a draft model goes with a GGUF model, and this one is ONNX", hint="leave out --draft"
         )
-    trained = read_artifact(resolve(ref)).get("{arch}.context_length", int, target.context)
+    model = resolve(ref)
+    if is_onnx(model):
+        raise RequestError(
+            "the draft model is ONNX, and only llama.cpp guesses ahead", hint="name its GGUF form"
+        )
+    trained = read_artifact(model).get("{arch}.context_length", int, target.context)
     return plan(ref, ctx=min(target.context, trained), threads=threads)
 
 
