@@ -44,8 +44,8 @@ def until(true):
 
 
 def idle(engine):
-    until(lambda: not engine._decoder._scheduler.busy)
-    assert not any(slot.busy for slot in engine._decoder._slots.all)
+    decoder = engine._decoder
+    until(lambda: not (decoder._scheduler.busy or any(slot.busy for slot in decoder._slots.all)))
 
 
 def raising(error):
@@ -279,6 +279,51 @@ def test_a_warning_that_is_to_be_an_error_reaches_the_reader(model, tmp_path):
             with pytest.raises(CacheWarning, match="damaged"):
                 list(engine.submit([5, 6], GREEDY))
             assert len(list(engine.submit([5, 6], GREEDY))) == 24
+
+
+def test_a_model_closed_while_a_thread_reads_its_vocabulary_is_freed_after(model):
+    script = f"""
+import threading, time
+from edge.engine import Engine, Sampling
+from edge.planner import plan
+engine = Engine(plan({str(model)!r}, ctx=512, threads=1))
+vocab, text = engine.vocab, "the king in the tower " * 20_000
+reader = threading.Thread(target=lambda: print(len(vocab.tokens(text)) > 200_000))
+reader.start()
+time.sleep(0.03)
+engine.close()
+print("closed")
+reader.join()
+try:
+    vocab.tokens(text)
+except Exception as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\nTrue\nthe model is closed\n", "")
+
+
+def test_threads_that_read_tokens_at_once_read_their_own(engine):
+    vocab = engine.vocab
+    right = [vocab.piece(token) for token in range(vocab.size)]
+    found = []
+
+    def read(order):
+        for _ in range(40):
+            found.append([vocab._read_piece(token) for token in order][:: 1 if order[0] == 0 else -1])
+
+    orders = [range(vocab.size), range(vocab.size)[::-1]]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=read, args=(order,)) for order in orders]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert all(pieces == right for pieces in found)
 
 
 @pytest.mark.parametrize("end", ["", "sys.exit(0)", "del engine", "1 / 0", "engine.close(); engine.close()"])

@@ -15,7 +15,7 @@ from edge.engine.adapters import Adapter, apply, check_base, load_adapters
 from edge.engine.backend import Row
 from edge.engine.binding import interrupts_held, listen, llama, why
 from edge.engine.chain import Chain
-from edge.engine.vocab import Vocab
+from edge.engine.vocab import LoadedFile, Vocab
 from edge.errors import EngineError, RequestError
 from edge.memory import BATCH
 from edge.planner import LOGITS_ROWS, Plan
@@ -35,6 +35,7 @@ class LlamaBackend:
     def __init__(self, plan: Plan, adapters: Sequence[Adapter] = ()) -> None:
         self._lib = llama()
         self._model: Any = None
+        self._file: LoadedFile | None = None
         self._context: Any = None
         self._aborted = ctypes.create_string_buffer(2)  # a text of no or of one character
         for adapter in adapters:
@@ -42,6 +43,7 @@ class LlamaBackend:
         try:
             with interrupts_held() as interrupts:
                 self._model = self._load_model(plan, interrupts)
+                self._file = LoadedFile(self._model)
                 self._check_it_writes(plan)
                 handles = load_adapters(self._lib, self._model, adapters)
                 self._context = self._open_context(plan)
@@ -53,23 +55,26 @@ class LlamaBackend:
         self._memory = self._lib.llama_get_memory(self._context)
         self._batch = Batch(self._lib, plan.sequences)
         self._unified = plan.unified
-        self.vocab = Vocab(self._model)
+        self.vocab = Vocab(self._model, self._file)
         self.context = plan.context  # llama.cpp may have rounded its own up
         self.window: int = self._lib.llama_model_n_swa(self._model)
         remembers = self._lib.llama_model_is_recurrent(self._model)
         self.rolls_back = not (remembers or self._lib.llama_model_is_hybrid(self._model))
 
     def close(self) -> None:
-        """Free the context and the model; safe to call twice."""
+        """Free the context and the model, once no thread reads the vocabulary; safe to call twice."""
         if self._context is not None:
             self._lib.llama_free(self._context)
-        if self._model is not None:
-            self._lib.llama_model_free(self._model)
-        self._context = self._model = None
+        self._context = self._file = None
 
     def meta(self, key: str) -> str | None:
-        """A text or number from the file's metadata, as text; None where the file has no such key."""
-        size = 256
+        """A text or number from the file's metadata, as text; None where the file has no such key.
+
+        Raises EngineError when the model is closed.
+        """
+        size, file = 256, self._file
+        if file is None:
+            raise EngineError("the model is closed", hint="load it again")
         while True:
             buffer = create_string_buffer(size)
             length = self._lib.llama_model_meta_val_str(self._model, key.encode(), buffer, size)

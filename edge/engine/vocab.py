@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+import weakref
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from edge.engine.binding import llama
 from edge.errors import EngineError, PromptTooLong, RequestError
@@ -12,22 +15,49 @@ CHEAP_BYTES = 1 << 16  # below this, counting the tokens takes less time than fi
 LOSSLESS = (1, 2, 5)  # llama.h, enum llama_vocab_type: SentencePiece BPE, byte-level BPE, RWKV
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class LoadedFile:
+    """Frees a model once nobody has this: neither who loaded it nor a thread in one of the vocabulary's functions."""
+
+    def __init__(self, model: Any) -> None:
+        weakref.finalize(self, llama().llama_model_free, model).atexit = False
+
+
+def while_loaded(
+    method: Callable[Concatenate[Vocab, P], R],
+) -> Callable[Concatenate[Vocab, P], R]:
+    """Keep the model in memory during the call. That raises EngineError where it is freed already."""
+
+    @wraps(method)
+    def call(self: Vocab, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        file = self._file()
+        if file is None:
+            raise EngineError("the model is closed", hint="load it again")
+        return method(self, *args, **kwargs)
+
+    return call
+
+
 class Vocab:
-    """The vocabulary of a loaded model. Lives as long as the model does.
+    """The vocabulary of a loaded model, for any thread. Lives as long as the model, or as `file`, if given.
 
     `handle` is llama.cpp's, for those of its samplers that look at texts.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, file: LoadedFile | None = None) -> None:
         lib = llama()
+        self._file: Callable[[], object | None] = weakref.ref(file) if file else lambda: True
         self.handle = lib.llama_model_get_vocab(model)
         self.size: int = lib.llama_vocab_n_tokens(self.handle)
         self.adds_bos: bool = lib.llama_vocab_get_add_bos(self.handle)
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
-        self._buffer = ctypes.create_string_buffer(512)
         self._longest = 0
 
+    @while_loaded
     def tokens(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids of `text`.
 
@@ -42,6 +72,7 @@ class Vocab:
             raise EngineError("llama.cpp could not tokenize the text", hint="shorten it")
         return ids[:count]
 
+    @while_loaded
     def check_length(self, text: str, context: int) -> None:
         """Raise PromptTooLong for a text that cannot be `context` tokens or fewer, without counting them.
 
@@ -68,9 +99,10 @@ class Vocab:
         """Whether this token ends an answer (EOS, end of turn)."""
         known = self._ends.get(token)
         if known is None:
-            known = self._ends[token] = bool(llama().llama_vocab_is_eog(self.handle, token))
+            known = self._ends[token] = self._read_end(token)
         return known
 
+    @while_loaded
     def special_text(self, which: str) -> str:
         """The text of the "bos" or "eos" token, or an empty string where the model has none."""
         lib = llama()
@@ -78,11 +110,13 @@ class Vocab:
         text = lib.llama_vocab_get_text(self.handle, token) if token >= 0 else None
         return text.decode("utf-8", "replace") if text else ""
 
+    @while_loaded
     def has(self, text: str) -> bool:
         """Whether `text` is one control token of this vocabulary."""
         ids = self.tokens(text, add_special=False, parse_special=True)
         return len(ids) == 1 and bool(llama().llama_vocab_is_control(self.handle, ids[0]))
 
+    @while_loaded
     def control_texts(self) -> frozenset[str]:
         """The texts of all control tokens; looks at every entry of the vocabulary."""
         lib = llama()
@@ -92,12 +126,17 @@ class Vocab:
             if lib.llama_vocab_is_control(self.handle, token)
         )
 
-    def _read_piece(self, token: int, *, special: bool = False) -> bytes:
-        count = llama().llama_token_to_piece(self.handle, token, self._buffer, len(self._buffer), 0, special)
+    @while_loaded
+    def _read_end(self, token: int) -> bool:
+        return bool(llama().llama_vocab_is_eog(self.handle, token))
+
+    @while_loaded
+    def _read_piece(self, token: int, *, special: bool = False, room: int = 512) -> bytes:
+        buffer = ctypes.create_string_buffer(room)  # of this call: another thread may read another token
+        count = llama().llama_token_to_piece(self.handle, token, buffer, room, 0, special)
         if count < 0:  # the buffer is too small by its own account
-            self._buffer = ctypes.create_string_buffer(-count)
-            return self._read_piece(token, special=special)
-        return self._buffer.raw[:count]
+            return self._read_piece(token, special=special, room=-count)
+        return buffer.raw[:count]
 
 
 def utf8(text: str) -> bytes:
