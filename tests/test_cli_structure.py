@@ -71,6 +71,22 @@ def test_an_answer_that_is_cut_short_says_so(model, capfd):
     assert "it is not whole JSON" in capfd.readouterr().err  # 10 is a number, and not the one it was to be
 
 
+def test_an_answer_that_ends_at_the_limit_and_is_whole_is_not_called_cut(model, tmp_path, capfd):
+    (tmp_path / "g.gbnf").write_text("root ::= [0-9]+\n")
+    for option, said in (
+        (["--regex", "[0-9]+"], ""),  # more of them might have come, but each beginning matches
+        (["--regex", "[0-9]{30}"], "the answer was cut short: it is not all that --regex asks for"),
+        (["--choices", "a,ab"], ""),
+        (["--choices", "abcdefghijklmnop"], "cut short: it is not all that --choices asks for"),
+        (["--grammar", str(tmp_path / "g.gbnf")], "cut at --max-tokens or --ctx: it may not be all that"),
+    ):
+        limits = ["--max-tokens", "1" if "a,ab" in option else "3", "--seed", "1"]
+        assert run(["generate", model, "Hello", *limits, *option]) == 0
+        err = capfd.readouterr().err
+        assert said in err
+        assert ("was cut" in err) == bool(said), (option, err)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

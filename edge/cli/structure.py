@@ -17,26 +17,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 KINDS = ("schema", "grammar", "regex", "choices")
 
 
+Cut = Callable[[str, str | None], bool]
+
+
 @dataclass(frozen=True)
 class Structure:
-    """What an answer must look like: the option that asked for it, and GBNF."""
+    """What an answer must look like: the option that asked for it, GBNF, and `cut(text, finish_reason)`, which says
+    whether an answer ended before what it must look like did, by its length or a stop text."""
 
     kind: str
     grammar: str
+    cut: Cut
 
     def given(self) -> dict[str, str]:
         """It as a setting of `Sampling`."""
         return {"grammar": self.grammar}
-
-    def cut(self, text: str, reason: str | None) -> bool:
-        """Whether an answer ended before its grammar did, by its length or a stop text."""
-        if self.kind != "schema":
-            return reason == "length"
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            return True
-        return reason == "length" and type(value) in (int, float)  # more digits might have come
 
 
 def structure_options(command: F) -> F:
@@ -77,36 +72,46 @@ def structure_given(options: dict[str, Any]) -> Structure | None:
         names = " and ".join(f"--{kind}" for kind in asked)
         raise RequestError(f"{names} cannot both hold", hint="give one of them")
     ((kind, value),) = asked.items()
-    return Structure(kind, READERS[kind](value))
+    return Structure(kind, *READERS[kind](value))
 
 
-def from_schema(value: str) -> str:
+def from_schema(value: str) -> tuple[str, Cut]:
     from edge.structure.schema import read_schema_file, schema_grammar
 
     text = value.strip()
     inline = text[:1] in ("{", "[", '"') or text in ("true", "false", "null")
-    return schema_grammar(text if inline else read_schema_file(Path(value)))
+    return schema_grammar(text if inline else read_schema_file(Path(value))), cut_json
 
 
-def from_grammar(value: str) -> str:
+def cut_json(text: str, reason: str | None) -> bool:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return True
+    return reason == "length" and type(value) in (int, float)  # more digits might have come
+
+
+def from_grammar(value: str) -> tuple[str, Cut]:
     from edge.structure.grammar import read_grammar
 
-    return read_grammar(Path(value))
+    return read_grammar(Path(value)), lambda text, reason: reason == "length"
 
 
-def from_regex(value: str) -> str:
-    from edge.structure.regex import regex_grammar
+def from_regex(value: str) -> tuple[str, Cut]:
+    from edge.structure.regex import automaton_grammar, regex_automaton
 
-    return regex_grammar(value)
+    found = regex_automaton(value)
+    return automaton_grammar(found), lambda text, reason: not found.accepts(text)
 
 
-def from_choices(value: str) -> str:
+def from_choices(value: str) -> tuple[str, Cut]:
     from edge.structure.choices import choices_grammar, split_choices
 
-    return choices_grammar(split_choices(value))
+    choices = split_choices(value)
+    return choices_grammar(choices), lambda text, reason: text not in choices
 
 
-READERS: dict[str, Callable[[str], str]] = {
+READERS: dict[str, Callable[[str], tuple[str, Cut]]] = {
     "schema": from_schema,
     "grammar": from_grammar,
     "regex": from_regex,
@@ -118,9 +123,8 @@ def tell_of_cut(structure: Structure | None, texts: Sequence[str], reasons: Sequ
     """Say on stderr where an answer ended before what it must look like did."""
     if structure is None or not any(map(structure.cut, texts, reasons)):
         return
-    what = (
-        "it is not whole JSON"
-        if structure.kind == "schema"
-        else f"it is not all that --{structure.kind} asks for"
-    )
-    click.echo(f"the answer was cut short: {what}; a larger --max-tokens or --ctx lets it end", err=True)
+    what = {
+        "schema": "short: it is not whole JSON",
+        "grammar": "at --max-tokens or --ctx: it may not be all that --grammar asks for",
+    }.get(structure.kind, f"short: it is not all that --{structure.kind} asks for")
+    click.echo(f"the answer was cut {what}; a larger --max-tokens or --ctx lets it end", err=True)

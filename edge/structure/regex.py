@@ -8,6 +8,7 @@ from edge.structure.automaton import (
     SHOWN,
     Alt,
     Chars,
+    Dfa,
     Node,
     Range,
     Ranges,
@@ -40,8 +41,8 @@ HEX = {"x": 2, "u": 4, "U": 8}
 ANYTHING = Repeat(ANY, 0, None)
 
 
-def regex_grammar(pattern: str) -> str:
-    """GBNF of the texts that match `pattern` from their first to their last character.
+def regex_automaton(pattern: str) -> Dfa:
+    """The texts that match `pattern` from their first to their last character, as far as a model can write them.
 
     `\\d \\w \\s` mean ASCII digits, ASCII word characters and ECMA's white space. Raises RequestError for what is no
     regular expression, is not regular (lookaround, backreferences) or accepts nothing.
@@ -49,6 +50,16 @@ def regex_grammar(pattern: str) -> str:
     found = compiled(parsed(pattern), SHOWN)
     if found.empty:
         raise RequestError("the regular expression matches no text", hint="check its character classes")
+    return found
+
+
+def regex_grammar(pattern: str) -> str:
+    """GBNF of the texts of `regex_automaton`. Raises RequestError as that does, and for a grammar that is too large."""
+    return automaton_grammar(regex_automaton(pattern))
+
+
+def automaton_grammar(found: Dfa) -> str:
+    """GBNF of the texts that an automaton accepts."""
     rules = Rules()
     rules.add("root", [[rules.automaton(found)]])
     return rules.text()
