@@ -35,7 +35,7 @@ def test_the_json_has_exactly_the_promised_keys(generate):
     answer = json.loads(out)
     assert set(answer) == {"texts", "usage", "timings", "finish_reasons", "plan"}
     assert len(answer["texts"]) == 2
-    assert set(answer["usage"]) == {"prompt_tokens", "completion_tokens"}
+    assert set(answer["usage"]) == {"prompt_tokens", "completion_tokens", "reused_tokens"}
     assert answer["usage"]["completion_tokens"] == 12
     assert set(answer["timings"]) == {"load_s", "ttft_s", "prefill_tps", "decode_tps"}
     assert all(value > 0 for value in answer["timings"].values())

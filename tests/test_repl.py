@@ -218,7 +218,9 @@ def test_a_message_that_is_refused_leaves_the_conversation_usable(terminal):
 
 def test_a_full_context_is_said_and_can_be_let_go_on(terminal):
     one = terminal("--ctx", "128", "--temp", "0")
-    assert "[the context is full: /clear begins anew]" in one.say("the king")
+    assert "[the context is full: /clear begins anew, /context shift lets the oldest turns go]" in one.say(
+        "the king"
+    )
     assert "tokens and the context holds 128; shorten it, begin anew with /clear, or let" in one.say("on")
     assert "once full: shift" in one.say("/context shift")
     shifted = one.say("on")

@@ -52,6 +52,23 @@ def test_what_is_shown_cannot_steer_the_terminal(desk, capsys):
     assert capsys.readouterr().out == "system prompt: ]0;owned kind\ns  ]0;owned kind  0 turns\n"
 
 
+def test_the_figures_tell_what_was_kept(tmp_path, capsys):
+    path = tiny_llama(tmp_path / "tiny.gguf")
+    with load(str(path), threads=1) as model:
+        desk = Desk(Talk(model, str(path), SHORT))
+        list(desk.talk.say("the king"))
+        run(desk, "/stats")
+        runs, first, _ = capsys.readouterr().out.splitlines()
+        assert ", 1 thread ·" in runs
+        assert first.startswith(f"{desk.talk.tally.usage.prompt_tokens} + 4 tokens · first after ")
+        list(desk.talk.say("the king"))
+        run(desk, "/stats")
+        usage = desk.talk.tally.usage
+        assert 0 < usage.reused_tokens < usage.prompt_tokens
+        second = capsys.readouterr().out.splitlines()[1]
+        assert second.startswith(f"{usage.prompt_tokens} ({usage.reused_tokens} kept) + 4 tokens · first ")
+
+
 def test_the_context_is_shown_and_its_policy_changed(tmp_path, capsys):
     path = tiny_llama(tmp_path / "tiny.gguf")
     with load(str(path), threads=1) as model:

@@ -62,10 +62,16 @@ def size(count: int) -> str:
     return f"{value:.0f} {units[step]}" if value >= 10 or not step else f"{value:.1f} {units[step]}"
 
 
+def counted(count: int, what: str) -> str:
+    """`1 turn`, `2 turns`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def timing_line(usage: Usage, timings: Timings) -> str:
-    """One line of figures for stderr: `12 + 48 tokens · first after 0.08 s · prefill 450 t/s · decode 160 t/s`."""
+    """One line for stderr: `12 (8 kept) + 48 tokens · first after 0.08 s · prefill 450 t/s · decode 160 t/s`."""
+    kept = f" ({usage.reused_tokens} kept)" if usage.reused_tokens else ""
     parts = [
-        f"{usage.prompt_tokens} + {usage.completion_tokens} tokens",
+        f"{usage.prompt_tokens}{kept} + {usage.completion_tokens} tokens",
         f"first after {timings.ttft_s:.2f} s",
     ]
     if timings.prefill_tps:
@@ -83,7 +89,7 @@ def model_line(model: LoadedModel) -> str:
             plan.artifact,
             plan.level,
             *(f"with {adapter.path.name}:{adapter.scale:g}" for adapter in model.adapters),
-            f"{plan.backend}, {plan.threads.decode} threads",
+            f"{plan.backend}, {counted(plan.threads.decode, 'thread')}",
             f"context {plan.context}",
             f"{size(memory.total_bytes)} of {size(memory.available_bytes)}",
         )

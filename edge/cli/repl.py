@@ -89,7 +89,7 @@ def stream(talk: Talk, text: str) -> None:
     if talk.tally.finish_reasons[0] == "length":
         full = talk.tally.usage.completion_tokens != talk.sampling.max_tokens
         what = (
-            "/clear begins anew"
+            "/clear begins anew, /context shift lets the oldest turns go"
             if talk.full == "error"
             else "the answer ends here, the next message makes room"
         )

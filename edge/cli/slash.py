@@ -12,7 +12,7 @@ from edge.chat.policy import POLICIES, named
 from edge.chat.sessions import Sessions
 from edge.chat.talk import Talk
 from edge.cli.models import here
-from edge.cli.output import model_line, printable, table, timing_line
+from edge.cli.output import counted, model_line, printable, table, timing_line
 from edge.errors import PromptTooLong, RequestError
 from edge.home import sessions_file
 from edge.planner import plan
@@ -99,11 +99,6 @@ def take_up(desk: Desk, name: str) -> None:
             click.echo(printable(table(rows)))
         else:
             click.echo("no saved conversations")
-
-
-def counted(count: int, what: str) -> str:
-    """`1 turn`, `2 turns`."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def clear(desk: Desk, _: str) -> None:

@@ -9,10 +9,11 @@ from edge.engine.request import Chunk
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens read and tokens written, all answers together."""
+    """Tokens read, tokens written, all answers together, and those of the prompt that were not computed again."""
 
     prompt_tokens: int
     completion_tokens: int
+    reused_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class Tally:
     @property
     def usage(self) -> Usage:
         """Tokens so far; zeros before the first chunk."""
-        return Usage(self._first.prompt_tokens if self._first else 0, sum(self._counts))
+        if self._first is None:
+            return Usage(0, 0)
+        return Usage(self._first.prompt_tokens, sum(self._counts), self._first.reused_tokens)
 
     def timings(self, load_s: float = 0.0) -> Timings:
         """Rates so far; `load_s` is the caller's."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Generator, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edge.engine.fields import sampling_from
@@ -49,7 +49,12 @@ class Result:
         if self.error:
             fields["error"] = self.error
         else:
-            fields |= {"text": self.text, "finish_reason": self.finish_reason, "usage": asdict(self.usage)}
+            # not what was reused, which depends on what ran beside it
+            usage = {
+                "prompt_tokens": self.usage.prompt_tokens,
+                "completion_tokens": self.usage.completion_tokens,
+            }
+            fields |= {"text": self.text, "finish_reason": self.finish_reason, "usage": usage}
         return json.dumps(fields, ensure_ascii=False).translate(ESCAPED)
 
 
