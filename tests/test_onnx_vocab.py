@@ -1,6 +1,8 @@
 """The vocabulary beside an ONNX decoder: ids, bytes of tokens, control tokens that users write."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tiny import SPECIALS
@@ -89,6 +91,31 @@ def test_control_tokens_count_only_where_they_are_trusted(tmp_path):
     assert vocab.control_texts() == set(SPECIALS)
     assert [vocab.special_text(which) for which in ("bos", "eos")] == ["<|im_start|>", "<|im_end|>"]
     assert [vocab.is_end(token) for token in (0, 1, 2)] == [True, False, True]
+
+
+def test_a_threads_trusted_text_makes_nobody_elses_control_tokens(tmp_path):
+    vocab = vocab_of(byte_level(), tmp_path)
+    text = f"{SPECIALS[2]} no"
+    expected = {trusted: vocab.tokens(text, parse_special=trusted) for trusted in (False, True)}
+    vocab._tokenizer = Slow(vocab._tokenizer)
+    with ThreadPoolExecutor(2) as threads:
+        asked = [at % 2 == 0 for at in range(20)]
+        found = [*threads.map(lambda trusted: vocab.tokens(text, parse_special=trusted), asked)]
+    assert found == [expected[trusted] for trusted in asked]
+
+
+class Slow:
+    """A tokenizer that gives another thread time to switch it."""
+
+    def __init__(self, real):
+        object.__setattr__(self, "real", real)
+
+    def __setattr__(self, name, value):
+        setattr(self.real, name, value)
+
+    def encode(self, *given, **settings):
+        time.sleep(0.002)
+        return self.real.encode(*given, **settings)
 
 
 def test_what_is_no_text_or_too_long_is_refused(tmp_path):

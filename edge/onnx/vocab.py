@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from edge.engine.tokenizer import MAX_BYTES, opened, refusing
@@ -28,7 +29,7 @@ class OnnxVocab:
     def __init__(self, path: Path, said: DecoderFolder) -> None:
         with path.open("rb") as file:
             self._tokenizer, _ = opened(file.read(MAX_BYTES + 1), str(path))
-        self._path = path
+        self._path, self._switch = path, Lock()
         self.size = said.vocabulary
         self._special_ids = {"bos": said.bos, "eos": said.eos}
         self._end_ids = frozenset(said.ends)
@@ -50,8 +51,9 @@ class OnnxVocab:
         written in the text as the tokens themselves. Raises RequestError for what is not text.
         """
         utf8(text)
-        self._tokenizer.encode_special_tokens = not parse_special
-        with refusing(str(self._path)):
+        # The switch is the tokenizer's own: another thread's would make control tokens of what a user wrote
+        with self._switch, refusing(str(self._path)):
+            self._tokenizer.encode_special_tokens = not parse_special
             ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special).ids
         return ids
 
