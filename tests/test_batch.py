@@ -85,6 +85,26 @@ def test_a_row_has_the_fields_of_chat_completions(model):
     assert (cut.text, cut.finish_reason) == (whole.text[: whole.text.index(whole.text[4:6])], "stop")
 
 
+def test_a_row_s_own_name_goes_to_its_result(model):
+    for wrong, ids in (
+        ({"id": "a", "custom_id": "\ud800 b"}, {"id": "a", "custom_id": "\ud800 b"}),
+        ({"id": None}, {}),
+        ({"id": "a", "custom_id": 4}, {"id": "a"}),
+    ):
+        (result,) = run(model, [{"prompt": "the king", "max_tokens": 2, **wrong}])
+        row = json.loads(result.line())
+        assert {name: row[name] for name in row if name.endswith("id")} == ids
+        assert ("error" in row) == (wrong.get("custom_id") == 4)
+    (refused,) = run(model, [{"id": "c", "prompt": ""}])
+    assert json.loads(refused.line()).keys() == {"index", "id", "error"}
+
+
+def test_no_messages_are_an_error_where_a_system_prompt_is_known_to_do_best(model, monkeypatch):
+    monkeypatch.setattr(model, "system", "Be kind.")
+    (result,) = run(model, [{"messages": []}])
+    assert "the conversation is empty" in result.error
+
+
 def test_no_rows_are_no_results(model):
     assert list(run(model, [])) == []
 
@@ -126,7 +146,13 @@ BAD = {
     '{"messages": [{"role": ["user"], "content": "a"}]}': "message 1 has no known role",
     '{"messages": [{"role": "king", "content": "a"}]}': "message 1 has no known role",
     '{"messages": [{"role": "user", "content": 1}]}': "message 1 is no text",
-    '{"prompt": "a", "max_token": 4}': "max_token",
+    '{"prompt": "a", "max_token": 4}': "is called 'max_token'; did you mean max_tokens?",
+    '{"prompt": "a", "zzz": 4}': "is called 'zzz'; known are dry_allowed_length, ",
+    '{"prompt": "a", "custom_id": 4}': "the custom_id is no text",
+    '{"messages": [{"role": "user", "content": "a", "image": "b"}]}': "message 1 has the field 'image'",
+    '{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}': "no text: 'image_url'",
+    '{"messages": [{"role": "user", "content": ["a"]}]}': "message 1 has a part that is no text: 'a'",
+    '{"messages": [{"role": "user", "content": [{"type": "text"}]}]}': "a part of message 1 is no text",
     '{"prompt": "a", "\\ud800": 4}': "no sampling setting",
     '{"prompt": "a", "max_tokens": 0}': "max-tokens is 0",
     '{"prompt": "a", "temperature": NaN}': "temperature is not a number",

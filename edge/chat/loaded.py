@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, overload
 
 from edge.chat import template as templates
+from edge.chat.messages import messages_of
 from edge.chat.prompt import prompt_tokens
 from edge.chat.template import Message, Template
 from edge.chat.tools import Tool, expect_choice, tools_of
@@ -99,7 +100,7 @@ class LoadedModel:
     @overload
     def chat(
         self,
-        messages: str | Sequence[Message],
+        messages: str | Sequence[Message | Mapping[str, Any]],
         sampling: Sampling | None = None,
         *,
         lora: Sequence[Adapter] | None = None,
@@ -108,7 +109,7 @@ class LoadedModel:
     @overload
     def chat(
         self,
-        messages: str | Sequence[Message],
+        messages: str | Sequence[Message | Mapping[str, Any]],
         sampling: Sampling | None = None,
         *,
         lora: Sequence[Adapter] | None = None,
@@ -119,7 +120,7 @@ class LoadedModel:
 
     def chat(
         self,
-        messages: str | Sequence[Message],
+        messages: str | Sequence[Message | Mapping[str, Any]],
         sampling: Sampling | None = None,
         *,
         lora: Sequence[Adapter] | None = None,
@@ -127,7 +128,7 @@ class LoadedModel:
         tool_choice: str = "auto",
         tool_form: str | None = None,
     ) -> Stream | ToolAnswer:
-        """Answer a conversation; a plain text is a conversation of one user message.
+        """Answer a conversation, of Messages or chat completions' dicts; a plain text is one user message.
 
         Without a system message, the one the model is known to do best with goes first, if there is one. What a
         conversation shares with the one before it is not computed again.
@@ -139,16 +140,15 @@ class LoadedModel:
 
         Raises UnsafeTemplate or RequestError where the template refuses, and what `generate` raises.
         """
-        if isinstance(messages, str):
-            messages = [Message("user", messages)]
-        if self.system and not any(message.role == "system" for message in messages):
-            messages = [Message("system", self.system), *messages]
+        turns = messages_of([Message("user", messages)] if isinstance(messages, str) else messages)
+        if self.system and not any(turn.role == "system" for turn in turns):
+            turns = [Message("system", self.system), *turns]
         sampling = sampling or self.sampling
         listed = tools_of(tools or ())
         expect_choice(tool_choice, listed)
         offered = () if tool_choice == "none" else listed
         form = self.tool_form(tool_form) if tools is not None else None
-        tokens = self.tokens(messages, tools=offered, form=form)
+        tokens = self.tokens(turns, tools=offered, form=form)
         if form is None:
             return self.engine.submit(tokens, sampling, lora=lora)
         required = tool_choice not in ("auto", "none")

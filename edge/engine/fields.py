@@ -32,7 +32,7 @@ def sampling_from(fields: Mapping[str, object], base: Sampling) -> Sampling:
     settings: dict[str, Any] = {}
     for name, value in given.items():
         if name not in KNOWN:
-            raise RequestError(f"no sampling setting is called {name!r}", hint=f"known are {listed(KNOWN)}")
+            raise RequestError(f"no sampling setting is called {name!r:.60}", hint=nearest(name))
         if name in NUMBERS:
             settings[name] = number(name, value)
         elif name in WHOLES:
@@ -109,6 +109,9 @@ def wrong(name: str, value: object, wanted: str) -> NoReturn:
     )
 
 
-def listed(names: frozenset[str]) -> str:
-    """Names for a hint."""
-    return ", ".join(sorted(names))
+def nearest(name: str) -> str:
+    """A hint: the known name that this one was to be, or all of them."""
+    from difflib import get_close_matches
+
+    found = get_close_matches(name, sorted(KNOWN), n=1)
+    return f"did you mean {found[0]}?" if found else f"known are {', '.join(sorted(KNOWN))}"

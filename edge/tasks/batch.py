@@ -1,7 +1,8 @@
 """Offline generation: rows of prompts in, their answers out in the same order, with every slot of the engine at work.
 
 A row has `prompt` (a text to continue) or `messages` (a conversation to answer), and any sampling field by its
-chat-completions name. What is wrong with a row becomes its result: it never costs another one its answer.
+chat-completions name. Its `id` or `custom_id`, a text, goes to its result. What is wrong with a row becomes its
+result, too: it never costs another one its answer.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edge.chat.messages import messages_of, text_of
 from edge.engine.fields import sampling_from
 from edge.engine.sampling import Sampling
 from edge.engine.tally import Usage
 from edge.errors import BadData, EdgeError, EngineError, RequestError, UnsafeFile
 from edge.planner import mib, plan
-from edge.tasks.prompts import Row, messages_of, text_of
+from edge.tasks.prompts import Row
 
 if TYPE_CHECKING:
     from edge.chat.loaded import LoadedModel
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 PARALLEL = (8, 4, 2, 1)  # tried in this order; `python -m edge.bench.batch` compares them
 AHEAD = 2  # rows submitted a slot: those that decode, and as many that wait for a slot to fall free
 HELD = 32  # rows held a slot: finished ones wait for a longer one before them, to be in order
+IDS = ("id", "custom_id")  # a row's own name, by which the input can be matched whatever the index
 OF_THE_ROW = (RequestError, UnsafeFile)  # errors that the next row need not have
 NONE = Usage(0, 0)
 # what JSON leaves as it is: ends of lines to some readers, and halves of surrogate pairs, which cannot be written
@@ -35,17 +38,18 @@ ESCAPED = {c: f"\\u{c:04x}" for c in (*range(0x7F, 0xA0), 0x2028, 0x2029, *range
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The answer to row `index` (from 0 on), or in one line why there is none."""
+    """The answer to row `index` (from 0 on), or in one line why there is none; `ids` as the row has them."""
 
     index: int
     text: str = ""
     finish_reason: str | None = None
     usage: Usage = NONE
     error: str = ""
+    ids: tuple[tuple[str, str], ...] = ()
 
     def line(self) -> str:
         """As a line of JSON, without its end."""
-        fields: dict[str, Any] = {"index": self.index}
+        fields: dict[str, Any] = {"index": self.index, **dict(self.ids)}
         if self.error:
             fields["error"] = self.error
         else:
@@ -110,6 +114,9 @@ class Job:
         self.parts: list[str] = []
         self.last: Chunk | None = None
         self.error = ""
+        self.ids: tuple[tuple[str, str], ...] = ()
+        if not isinstance(row, EdgeError):
+            self.ids = tuple((name, row[name]) for name in IDS if isinstance(row.get(name), str))
         try:
             self.stream = submitted(model, row, base)
         except OF_THE_ROW as error:
@@ -138,12 +145,12 @@ class Job:
     def result(self) -> Result:
         """Raises EngineError where the engine left it unfinished."""
         if self.error:
-            return Result(self.index, error=self.error)
+            return Result(self.index, error=self.error, ids=self.ids)
         last = self.last
         if last is None or last.finish_reason is None:
             raise EngineError(f"the answer to row {self.index} has no end", hint="run the same again")
         usage = Usage(last.prompt_tokens, last.completion_tokens)
-        return Result(self.index, "".join(self.parts), last.finish_reason, usage)
+        return Result(self.index, "".join(self.parts), last.finish_reason, usage, ids=self.ids)
 
     def close(self) -> None:
         if self.stream is not None:
@@ -155,6 +162,9 @@ def submitted(model: LoadedModel, row: Row, base: Sampling) -> Stream:
     if isinstance(row, EdgeError):
         raise row
     fields = dict(row)
+    for name in IDS:
+        if not isinstance(fields.pop(name, None), str | None):
+            raise BadData(f"the {name} is no text", hint="write it in double quotes")
     prompt, messages = fields.pop("prompt", None), fields.pop("messages", None)
     if (prompt is None) == (messages is None):
         raise BadData(

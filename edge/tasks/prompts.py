@@ -6,40 +6,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from edge.chat.template import Message
 from edge.errors import BadData, EdgeError, RequestError
 from edge.tasks.source import LONGEST, Source
 
-ROLES = ("system", "user", "assistant", "tool")
 PIECE = 1 << 20  # bytes of a line that is not kept
 
 Row = Mapping[str, Any] | EdgeError  # or what is wrong with it
-
-
-def messages_of(value: Any) -> list[Message]:
-    """A conversation out of JSON. Raises BadData for one that is none."""
-    if not isinstance(value, list):
-        raise BadData("messages is no list", hint='such as [{"role": "user", "content": "…"}]')
-    found = []
-    for at, each in enumerate(value, 1):
-        if not isinstance(each, dict) or set(each) != {"role", "content"}:
-            raise BadData(
-                f"message {at} is not an object of role and content", hint="write both, and no more"
-            )
-        if each["role"] not in ROLES:
-            raise BadData(f"message {at} has no known role", hint=f"one of {', '.join(ROLES)}")
-        found.append(Message(each["role"], text_of(each["content"], f"message {at}")))
-    return found
-
-
-def text_of(value: Any, what: str) -> str:
-    if not isinstance(value, str):
-        raise BadData(f"{what} is no text", hint="write it in double quotes")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise BadData(f"{what} has half a surrogate pair", hint="write it anew") from None
-    return value
 
 
 def read(source: Source) -> Iterator[Row]:
