@@ -1,6 +1,7 @@
 """What goes wrong beside a request, and must end it alone: callbacks, closing, calls from everywhere, a full cache."""
 
 import gc
+import multiprocessing
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from dataclasses import replace
 import gguf
 import numpy as np
 import pytest
+from test_engine_many import warnings_of_forks_ignored
 from tiny import tiny_llama
 
 from edge.engine import Engine, Sampling
@@ -62,6 +64,36 @@ def test_an_error_in_the_callback_of_the_best_answers_reaches_their_reader(engin
         list(broken)
     assert len(list(whole)) == 24
     idle(engine)
+
+
+def test_a_callback_that_raises_stop_iteration_does_not_pass_for_an_answers_end(engine):
+    first_two = iter(range(2))
+    stream = engine.submit([5, 6], GREEDY, on_chunk=lambda _: next(first_two))
+    assert [next(stream).completion_tokens for _ in range(2)] == [1, 2]
+    with pytest.raises(RuntimeError, match="the callback raised StopIteration"):
+        next(stream)
+
+
+def test_a_stream_of_the_parent_says_so_in_a_forked_child(engine):
+    stream = engine.submit([5, 6], ENDLESS)
+    next(stream)
+
+    def child(pipe):
+        stream.cancel()  # waits for no lock
+        try:
+            list(stream)
+        except EngineError as error:
+            pipe.send(str(error))
+
+    here, there = multiprocessing.Pipe()
+    with stream._request.changed, warnings_of_forks_ignored():
+        process = multiprocessing.get_context("fork").Process(target=child, args=(there,))
+        process.start()
+    assert here.poll(20)
+    assert "before this process was forked" in here.recv()
+    process.join(20)
+    stream.cancel()
+    assert process.exitcode == 0
 
 
 def test_of_best_answers_that_are_cancelled_nothing_comes(engine):

@@ -127,6 +127,7 @@ class DraftModel:
         self._drafted += 1
         self._won += 1 + accepted
         self._spent += (seconds + self._seconds) / self._pace.one
+        self._sure, self._seconds = [], 0.0  # the next step may be without a call, beside another's prompt
         if self._drafted % TRIAL == 0:
             if not self._worth():
                 self._resting, self._rest = self._rest, min(2 * self._rest, LONGEST_REST)

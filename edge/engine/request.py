@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from edge.engine.adapters import Adapter
 from edge.engine.sampling import Sampling
+from edge.errors import EngineError
 
 if TYPE_CHECKING:
     import asyncio
@@ -72,6 +74,7 @@ class Request:
     adapters: tuple[Adapter, ...]
     on_chunk: Callable[[Chunk], None] | None = None
     best_of: int | None = None  # give only so many of the n, the likeliest
+    process: int = field(default_factory=os.getpid)
     submitted: float = field(default_factory=perf_counter)
     cancelled: bool = False
     ended: bool = False
@@ -85,7 +88,13 @@ class Request:
         if self.cancelled:
             return
         if self.on_chunk is not None:
-            self.on_chunk(chunk)
+            try:
+                self.on_chunk(chunk)
+            except (
+                StopIteration,
+                StopAsyncIteration,
+            ) as error:  # the reader would take it for the answer's end
+                raise RuntimeError("the callback raised StopIteration") from error
         with self.changed:
             self.chunks.append(chunk)
             self._wake()
@@ -100,7 +109,15 @@ class Request:
     def cancel(self) -> None:
         """Ask the decode thread to leave the request, and end it for its reader at once."""
         self.cancelled = True
-        self.end()
+        if (
+            os.getpid() == self.process
+        ):  # a thread that had the lock when this one was forked never gives it back
+            self.end()
+
+    def check_process(self) -> None:
+        """Raise EngineError in a process forked since: the thread that answers is not there."""
+        if os.getpid() != self.process:
+            raise EngineError("the request was made before this process was forked", hint="ask again")
 
     def take(self) -> Chunk | None:
         """The next chunk, or None where there is none yet. Raises the error, or StopIteration at the end."""
@@ -139,6 +156,7 @@ class Stream:
 
     def __next__(self) -> Chunk:
         request = self._request
+        request.check_process()
         with request.changed:
             while (chunk := request.take()) is None:
                 request.changed.wait()
@@ -151,6 +169,7 @@ class Stream:
         import asyncio  # 6 MiB that a thread does without
 
         request = self._request
+        request.check_process()
         while True:
             with request.changed:
                 try:
