@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 from tiny import tiny_llama
 
 from edge.cli import run
 
+FAILED = "edge: 2 of 40 rows could not be answered; their lines say why\n"
 LIMITED = (
     "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); "
     "from edge.cli import main; main(sys.argv[1:])"
@@ -66,7 +71,7 @@ def rows_of(path):
 def test_every_row_has_its_line_in_order(batch, files):
     code, out, err = batch(*io(files))
     rows = rows_of(files[1])
-    assert (code, out) == (0, "")
+    assert (code, out) == (1, "")
     assert [row["index"] for row in rows] == [*range(40)]
     for at, row in enumerate(rows):
         if at in (7, 11):
@@ -76,8 +81,8 @@ def test_every_row_has_its_line_in_order(batch, files):
             assert set(row["usage"]) == {"prompt_tokens", "completion_tokens"}
     assert [rows[at]["usage"]["completion_tokens"] for at in (0, 3, 6)] == [20, 5, 26]
     assert err.startswith("40 rows · 2 errors · ")
-    assert err.endswith(" t/s\n")
-    assert err.count("\n") == 1
+    assert err.endswith(f" t/s\n{FAILED}")
+    assert err.count("\n") == 2
 
 
 def test_options_are_what_rows_leave_out(batch, tmp_path, monkeypatch):
@@ -91,7 +96,7 @@ def test_options_are_what_rows_leave_out(batch, tmp_path, monkeypatch):
 
 
 def test_how_many_at_a_time_is_chosen_and_said(capsys, model, files):
-    assert run(["batch", model, "--ctx", "128", *map(str, io(files))]) == 0
+    assert run(["batch", model, "--ctx", "128", *map(str, io(files))]) == 1
     assert capsys.readouterr().err.startswith("parallel 8: with 128 tokens each it takes ")
 
 
@@ -99,7 +104,7 @@ def test_a_run_that_is_done_answers_nothing_anew(batch, files):
     batch(*io(files))
     before = files[1].read_bytes()
     code, _, err = batch(*io(files))
-    assert (code, err) == (0, "40 rows (40 were there)\n")
+    assert (code, err) == (1, f"40 rows (40 were there) · 2 errors\n{FAILED}")
     assert files[1].read_bytes() == before
 
 
@@ -107,7 +112,7 @@ def test_a_run_that_is_done_answers_nothing_anew(batch, files):
 def test_a_run_that_was_ended_goes_on_to_the_same_output(batch, model, files, tmp_path, number):
     prompts, out = files
     whole = tmp_path / "whole.jsonl"
-    assert batch("--input", prompts, "--output", whole)[0] == 0
+    assert batch("--input", prompts, "--output", whole)[0] == 1
     with started(model, *io(files)) as process:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not (out.exists() and out.read_bytes().count(b"\n") > 2):
@@ -123,9 +128,38 @@ def test_a_run_that_was_ended_goes_on_to_the_same_output(batch, model, files, tm
         assert err.endswith(" rows are written; the same command goes on with them\nedge: interrupted\n")
     out.write_bytes(written + b'{"index": 9')
     code, _, err = batch(*io(files))
-    assert code == 0
+    assert code == 1
     assert err.startswith(f"40 rows ({there} were there) · ")
+    assert err.endswith(FAILED)
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_ctrl_c_in_a_terminal_leaves_the_bar_and_says_what_is_written_below_it(model, files):
+    prompts, out = files
+    prompts.write_text("".join(f'{{"prompt": "the", "seed": {at}, "max_tokens": 100}}\n' for at in range(99)))
+    ours, theirs = pty.openpty()
+    args = ["--parallel", "4", "--ctx", "128", *map(str, io(files))]
+    seen = b""
+    with subprocess.Popen(
+        [sys.executable, "-m", "edge", "batch", model, *args],
+        stderr=theirs,
+        env=os.environ | {"TERM": "xterm"},
+    ) as process:
+        os.close(theirs)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (out.exists() and out.read_bytes().count(b"\n") > 2):
+            time.sleep(0.002)
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # it has ended, and nobody holds the other side
+            while piece := os.read(ours, 1 << 16):
+                seen += piece
+    os.close(ours)
+    assert process.returncode == 130
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+    bar, written, interrupted, end = (line.strip("\r") for line in text.split("\n"))
+    assert "prompts.jsonl" in bar
+    assert re.fullmatch(r"\d+ rows are written; the same command goes on with them", written)
+    assert (interrupted, end) == ("edge: interrupted", "")
 
 
 def test_another_input_or_setting_is_refused(batch, files):
@@ -134,7 +168,7 @@ def test_another_input_or_setting_is_refused(batch, files):
     code, _, err = batch(*io(files), "--temp", 0.5)
     assert (code, "begun with another temperature;" in err) == (2, True)
     code, _, err = batch(*io(files), "--parallel", 2)
-    assert code == 0
+    assert (code, err.endswith(FAILED)) == (1, True)
     files[0].write_text('{"prompt": "the"}\n')
     code, _, err = batch(*io(files))
     assert (code, "begun with another input;" in err, err.count("\n")) == (2, True, 1)
@@ -181,7 +215,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_after_it(batch, model, file
     assert err.count("\n") == 1
     assert files[1].read_bytes().endswith(b"\n")
     assert whole.read_bytes().startswith(files[1].read_bytes())
-    assert batch(*io(files))[0] == 0
+    assert batch(*io(files))[0] == 1
     assert files[1].read_bytes() == whole.read_bytes()
 
 
@@ -195,12 +229,12 @@ def test_stdin_is_answered_as_it_comes(model):
             row = json.loads(process.stdout.readline())
             assert (row["index"], "error" in row) == (at, at == 1)
         _, err = process.communicate(timeout=60)
-    assert (process.returncode, err.decode().partition(" · ")[0]) == (0, "3 rows")
+    assert (process.returncode, err.decode().partition(" · ")[0]) == (1, "3 rows")
 
 
 def test_stdin_has_a_new_output_or_none(model, files):
     args = ("--input", "-", "--output", files[1])
-    for code, said in ((0, "40 rows"), (2, "stdin cannot be read again")):
+    for code, said in ((1, "40 rows"), (2, "stdin cannot be read again")):
         with files[0].open() as prompts, started(model, *args, stdin=prompts) as process:
             err = process.stderr.read().decode()
         assert process.returncode == code

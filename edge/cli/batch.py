@@ -18,7 +18,7 @@ import click
 from edge.cli.options import context_options, sampling_given, sampling_options
 from edge.cli.output import is_terminal, printable
 from edge.cli.references import complete_ref
-from edge.errors import RequestError
+from edge.errors import EdgeError, RequestError
 
 if TYPE_CHECKING:
     from edge.chat.loaded import LoadedModel
@@ -74,7 +74,8 @@ def command(
       {"prompt": "The sea", "max_tokens": 40, "seed": 1}
       {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0, "stop": ["\\n"]}
 
-    A row of the output stands where its prompt does. One that cannot be answered costs no other its answer:
+    A row of the output stands where its prompt does, and has its id or custom_id, a text, if there is one. A row that
+    cannot be answered costs no other its answer; the exit code is then 1:
 
     \b
       {"index", "text", "finish_reason", "usage": {"prompt_tokens", "completion_tokens"}}
@@ -102,43 +103,54 @@ def answer(model: LoadedModel, base: Sampling, lines: Source, file: Path, output
     """Answer what the output does not hold yet."""
     from edge.tasks.batch import run
 
-    with written(model, base, lines, file, output) as (write, there):
-        count, ends = Count(there), deque[int]()
+    with written(model, base, lines, file, output) as (write, there, errors):
+        count, ends = Count(there, errors), deque[int]()
         with (
+            told(count, output),
             drawn(lines, output, count) as show,
             incoming(lines, there, ends) as rows,
             closing(run(model, rows, base=base, first=there)) as results,
         ):
-            try:
-                for result in results:
-                    write(result.line())
-                    count.add(result)
-                    show(ends.popleft())
-            except KeyboardInterrupt:
-                if str(output) != "-":
-                    click.echo(
-                        f"{count.rows:,} rows are written; the same command goes on with them", err=True
-                    )
-                raise
+            for result in results:
+                write(result.line())
+                count.add(result)
+                show(ends.popleft())
     click.echo(count.summary(), err=True)
+    if count.errors:
+        raise EdgeError(
+            f"{count.errors:,} of {count.rows:,} rows could not be answered", hint="their lines say why"
+        )
+
+
+@contextmanager
+def told(count: Count, output: Path) -> Iterator[None]:
+    """After Ctrl-C, say what is written."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if str(output) != "-":
+            there = f"{count.rows:,} rows are written; the same command goes on with them"
+            # in a terminal "interrupted" begins with the end of this line
+            click.echo(there, err=True, nl=not is_terminal(sys.stderr))
+        raise
 
 
 @contextmanager
 def written(
     model: LoadedModel, base: Sampling, lines: Source, file: Path, output: Path
-) -> Iterator[tuple[Callable[[str], None], int]]:
-    """What takes a line of output, and how many of them are there."""
+) -> Iterator[tuple[Callable[[str], None], int, int]]:
+    """What takes a line of output, how many of them are there, and how many of those are errors."""
     if str(output) == "-":
         from edge.cli.lines import Lines
 
         with Lines() as stdout:
-            yield stdout.write, 0
+            yield stdout.write, 0, 0
         return
     from edge.tasks import journal
 
     again = not lines.live and str(file) != "-"
     with journal.opened(output, journal.made_of(file, model, base) if again else None) as found:
-        yield found.write, found.rows
+        yield found.write, found.rows, found.errors
 
 
 @contextmanager
@@ -162,11 +174,11 @@ def incoming(lines: Source, there: int, ends: deque[int]) -> Iterator[Iterable[R
 
 @dataclass
 class Count:
-    """What was done: rows, `there` of them before this run, and tokens of this run's answers."""
+    """What was done: rows, `there` of them before this run, errors among them, and tokens of this run's answers."""
 
     there: int
+    errors: int
     new: int = 0
-    errors: int = 0
     read: int = 0
     written: int = 0
     started: float = field(default_factory=perf_counter)
@@ -221,4 +233,9 @@ def drawn(lines: Source, output: Path, count: Count) -> Iterator[Show]:
             figures = f"{count.rows:,} rows · {count.rate:.0f} t/s"
             progress.update(task, completed=done, figures=figures)
 
-        yield show
+        try:
+            yield show
+        except KeyboardInterrupt:
+            progress.console.file.write("\n")  # what was drawn stays, with ^C behind it
+            progress.update(task, visible=False)  # the end of the block draws it once more
+            raise

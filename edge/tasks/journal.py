@@ -30,10 +30,11 @@ ANOTHER = "name another --output, or remove this one to begin anew"
 
 
 class Journal:
-    """The lines of an output; `rows` of them were there."""
+    """The lines of an output; `rows` of them were there, `errors` of which are no answers."""
 
-    def __init__(self, path: Path, descriptor: int, rows: int, size: int) -> None:
-        self.path, self.descriptor, self.rows, self.size = path, descriptor, rows, size
+    def __init__(self, path: Path, descriptor: int, rows: int, errors: int, size: int) -> None:
+        self.path, self.descriptor, self.size = path, descriptor, size
+        self.rows, self.errors = rows, errors
 
     def write(self, line: str) -> None:
         """Append a line, which reaches the kernel whole or not at all. Raises StoreError for a disk that is full."""
@@ -76,14 +77,14 @@ def opened(path: Path, made_of: Mapping[str, Any] | None) -> Iterator[Journal]:
                 f"another run writes {path}", hint="wait for it, or name another --output"
             ) from None
         beside = path.with_name(f"{path.name}.batch")
-        rows = size = 0
+        rows = errors = size = 0
         if os.fstat(descriptor).st_size:
             check_same(path, beside, made_of)
-            rows, size = counted(path)
+            rows, errors, size = counted(path)
             os.ftruncate(descriptor, size)
         elif made_of is not None:
             note(beside, made_of)
-        yield Journal(path, descriptor, rows, size)
+        yield Journal(path, descriptor, rows, errors, size)
     finally:
         os.close(descriptor)
 
@@ -111,24 +112,28 @@ def check_same(path: Path, beside: Path, made_of: Mapping[str, Any] | None) -> N
         )
 
 
-def counted(path: Path) -> tuple[int, int]:
-    """The whole lines of an output and their bytes. Raises RequestError for one that is not the next row's."""
-    rows = size = 0
+def counted(path: Path) -> tuple[int, int, int]:
+    """The whole lines of an output, how many are errors, and their bytes.
+
+    Raises RequestError for one that is not the next row's.
+    """
+    rows = errors = size = 0
     try:
         with path.open("rb") as lines:
             while (line := lines.readline(LONGEST)).endswith(b"\n"):
                 try:
-                    index = json.loads(line)["index"]
+                    row = json.loads(line)
+                    index = row["index"]
                 except (ValueError, TypeError, KeyError, RecursionError):
                     index = None
                 if index != rows:
                     raise RequestError(
                         f"{path}: line {rows + 1} is not the answer to row {rows}", hint=ANOTHER
                     )
-                rows, size = rows + 1, size + len(line)
+                rows, errors, size = rows + 1, errors + ("error" in row), size + len(line)
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}", hint=ANOTHER) from None
-    return rows, size
+    return rows, errors, size
 
 
 def note(beside: Path, made_of: Mapping[str, Any]) -> None:
