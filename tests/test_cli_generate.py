@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
 import pytest
 from tiny import tiny_llama
 
+from edge.chat.loaded import LoadedModel
 from edge.cli import run
 
 
@@ -123,6 +125,27 @@ def test_a_character_of_several_tokens_is_printed_whole(generate, monkeypatch):
     monkeypatch.setattr("edge.engine.vocab.Vocab.piece", lambda self, token: pieces.pop(0))
     _, out, _ = generate("a", "--max-tokens", "9")
     assert out == "世é\U0001f600\n"
+
+
+def test_ctrl_c_prints_the_samples_as_far_as_they_came(generate, monkeypatch):
+    args = ("the king", "-n", "2", "--max-tokens", "30", "--temp", "1", "--seed", "4")
+    whole = json.loads(generate(*args, "--json")[1])["texts"]
+    answering = LoadedModel.generate
+
+    def pressed(self, *args, **kwargs):
+        for at, chunk in enumerate(answering(self, *args, **kwargs)):
+            yield chunk
+            if at == 20:
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(LoadedModel, "generate", pressed)
+    code, out, err = generate(*args)
+    assert (code, err) == (130, "edge: interrupted\n")
+    one, two = out.removeprefix("── 1/2 ──\n").removesuffix("\n").split("\n── 2/2 ──\n")
+    for cut, text in zip((one, two), whole, strict=True):
+        assert 5 < len(cut) < len(text)
+        assert text.startswith(cut)
+    assert generate(*args, "--json")[:2] == (130, "")
 
 
 def test_a_reader_that_leaves_ends_it_in_one_line(model, tmp_path):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import click
 
 from edge.cli.options import context_options, draft_option, lora_option, sampling_given, sampling_options
-from edge.cli.output import emit_json, json_option, printable, timing_line
+from edge.cli.output import emit_json, is_terminal, json_option, printable, timing_line
 from edge.cli.references import complete_ref
 from edge.cli.structure import structure_given, structure_options, tell_of_cut
 
@@ -45,10 +47,17 @@ def command(
 
     with load(ref, ctx=ctx, threads=threads, sequences=n, lora=lora, draft=draft) as model:
         tally = Tally(n)
-        for chunk in model.generate(prompt, replace(model.sampling, **given), n=n):
-            tally.add(chunk)
-            if n == 1 and not as_json:
-                click.echo(printable(chunk.text), nl=False)
+        try:
+            for chunk in model.generate(prompt, replace(model.sampling, **given), n=n):
+                tally.add(chunk)
+                if n == 1 and not as_json:
+                    click.echo(printable(chunk.text), nl=False)
+        except KeyboardInterrupt:
+            if n > 1 and not as_json:  # one answer was printed as it came
+                if is_terminal(sys.stderr):
+                    click.echo(err=True)  # the cursor stands behind ^C
+                show_all(tally.texts)
+            raise
         timings = tally.timings(model.engine.load_s)
         if as_json:
             emit_json(
@@ -65,7 +74,12 @@ def command(
         if n == 1:
             click.echo()
         else:
-            for number, text in enumerate(tally.texts, 1):
-                click.echo(f"── {number}/{n} ──\n{printable(text)}")
+            show_all(tally.texts)
         tell_of_cut(structure, tally.texts, tally.finish_reasons)
         click.echo(timing_line(tally.usage, timings), err=True)
+
+
+def show_all(texts: Sequence[str]) -> None:
+    """Several answers, numbered."""
+    for number, text in enumerate(texts, 1):
+        click.echo(f"── {number}/{len(texts)} ──\n{printable(text)}")
