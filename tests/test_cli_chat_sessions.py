@@ -39,7 +39,7 @@ def show(capsys):
 
 
 def prompt_tokens(err: str) -> int:
-    return int(err.splitlines()[-1].split(" + ")[0])
+    return int(err.splitlines()[-1].split(maxsplit=1)[0])
 
 
 def test_a_session_goes_on_and_knows_its_model(chat, show, model, tmp_path, monkeypatch):
