@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="prompts whose name contains this")
     given = parser.parse_args()
-    with load(given.ref, threads=given.threads, draft=given.draft) as model:
+    with load(given.ref, threads=given.threads, draft=given.draft, lookup=True) as model:
         greedy = Sampling(temperature=0, max_tokens=given.tokens)
         warm = Sampling(temperature=0.8, seed=1, max_tokens=given.tokens)
         chosen = [(name, text, greedy) for name, text in quoting().items()]

@@ -18,7 +18,6 @@ from time import perf_counter, process_time
 from edge.chat.loaded import LoadedModel, load
 from edge.engine import Sampling
 
-from .plain import without_guesses
 from .serve_load import Load
 
 
@@ -45,8 +44,8 @@ async def answered(model: LoadedModel, prompts: Sequence[str], tokens: int) -> L
 
 def main() -> None:
     path, threads, context, parallel = sys.argv[1:]
-    with load(path, ctx=int(context), threads=int(threads), parallel=int(parallel)) as model:
-        without_guesses(model.engine)
+    settings = {"ctx": int(context), "threads": int(threads), "parallel": int(parallel)}
+    with load(path, lookup=False, **settings) as model:
         print(json.dumps({}), flush=True)
         for line in sys.stdin:
             order = json.loads(line)

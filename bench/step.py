@@ -26,7 +26,6 @@ from edge.engine.binding import llama
 from edge.engine.request import Stream
 from edge.errors import EdgeError, EngineError
 
-from .plain import without_guesses
 from .serve import ROOM, numbers
 from .serve_load import prompts
 
@@ -103,8 +102,7 @@ def steps(
 ) -> tuple[Share, ...]:
     """A share for each way to read. Raises what loading raises, and EngineError where no step could be counted."""
     seen: dict[str, list[Times]] = {reader: [] for reader in READERS}
-    with load(ref, ctx=ROOM + tokens, threads=threads, parallel=sequences) as model:
-        without_guesses(model.engine)
+    with load(ref, ctx=ROOM + tokens, threads=threads, parallel=sequences, lookup=False) as model:
         for turn in range(repetitions + 1):
             for at, reader in enumerate(READERS):
                 with measured(model) as found:

@@ -26,9 +26,8 @@ def open_edge(path: str, threads: int, context: int) -> tuple[Stream, int]:
     from edge.engine import Engine, Sampling
     from edge.planner import plan
 
-    from .plain import without_guesses
-
-    engine = without_guesses(Engine(plan(path, ctx=context, threads=threads)))
+    # No peer here guesses, and a greedy text soon repeats itself
+    engine = Engine(plan(path, ctx=context, threads=threads), lookup=False)
 
     def stream(prompt: Sequence[int], new: int) -> Iterator[int]:
         for chunk in engine.submit(prompt, Sampling(temperature=0, max_tokens=new, ignore_eos=True)):

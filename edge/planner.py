@@ -166,7 +166,8 @@ def plan(
         return any(need(tokens, cache).total_bytes <= budget for cache in caches(slots))
 
     on_cpu = found.chosen.backend.endswith("-cpu")
-    rows, rows_reason = kept.row_multiple(found.header, machine.cpu.isa, on_cpu) if cache.split else (1, "")
+    rows, rows_reason = kept.row_multiple(found.header, machine.cpu.isa, on_cpu)
+    rows_reason = rows_reason if cache.split else ""
     least = min(need(1, cache).total_bytes for cache in caches(1))
     return Plan(
         artifact=model.name,

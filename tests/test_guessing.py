@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tiny import tiny_llama
 from tiny_mamba import tiny_mamba
 
 from edge.engine import Engine, Sampling
+from edge.engine.alike import alike_to
 from edge.engine.draft import common, draft_plan
 from edge.errors import EngineError, RequestError
-from edge.planner import plan
+from edge.planner import Threads, plan
 
 # Repetitive, so that there is something to look up, and shorter than what llama.cpp adds in another order
 PROMPT = "the king in the hall; the king in the hall; the king in the"
@@ -35,7 +38,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine(model):
-    with Engine(plan(str(model), ctx=256, threads=1)) as engine:
+    with Engine(plan(str(model), ctx=256, threads=1), lookup=True) as engine:
         yield engine
 
 
@@ -167,7 +170,7 @@ def test_a_callback_that_raises_among_guesses_ends_its_request_alone(engine, pla
 
 
 def test_several_answers_are_not_guessed(model, always):
-    with Engine(plan(str(model), ctx=256, threads=1, sequences=2)) as engine:
+    with Engine(plan(str(model), ctx=256, threads=1, sequences=2), lookup=True) as engine:
         bias = Sampling(temperature=0, max_tokens=20, logit_bias={70: 50.0})
         ids = engine.vocab.tokens(PROMPT)
         assert not any(chunk.guessed for chunk in engine.submit(ids, bias, n=2))
@@ -311,3 +314,16 @@ def test_common_beginnings():
     assert common([1, 2], [1, 2, 3]) == 2
     assert common([1, 2, 4, 5], [1, 2, 3, 5]) == 2
     assert common([9, 2], [1, 2]) == 0
+
+
+def test_by_default_guesses_are_made_only_where_a_text_cannot_change(model):
+    decided = plan(str(model), ctx=256, threads=1)
+    assert decided.row_multiple == 2  # F32: a row alone is summed in another order than two
+    assert alike_to(decided) == 0
+    assert alike_to(replace(decided, row_multiple=1)) == 256
+    assert alike_to(replace(decided, row_multiple=1, threads=Threads(2, 2), context=4096)) == 256
+    repeated = [70, 71, 72, 73] * 20
+    with Engine(decided) as engine:
+        assert not any(chunk.guessed for chunk in engine.submit(repeated, GREEDY))
+    with Engine(decided, lookup=False) as engine:
+        assert not any(chunk.guessed for chunk in engine.submit(repeated, GREEDY))

@@ -32,6 +32,7 @@ class LoadedModel:
         adapters: Sequence[Adapter] = (),
         cache: bool = False,
         draft: Plan | None = None,
+        lookup: bool | None = None,
     ) -> None:
         self.plan = plan.require_fit()
         # What the model does best with, for calls that do not say.
@@ -41,7 +42,7 @@ class LoadedModel:
         self.adapters = tuple(adapters)
         # Last: what fails before it leaves no model in memory
         disk = open_cache(state_key(plan, adapters)) if cache else None
-        self.engine = Engine(plan, adapters, disk=disk, draft=draft)
+        self.engine = Engine(plan, adapters, disk=disk, draft=draft, lookup=lookup)
         self.form = template
         self._template: Template | None = None
 
@@ -192,14 +193,15 @@ def load(
     lora: Sequence[str] = (),
     cache: bool = False,
     draft: str | None = None,
+    lookup: bool | None = None,
 ) -> LoadedModel:
     """Plan `ref` for this machine, refuse it if it does not fit, else load it.
 
     ctx, threads, sequences and parallel are those of `edge.plan`; template names a known chat form (chatml, llama-3, …)
     to use instead of the file's own; lora names adapters to add, each a GGUF file, or FILE:SCALE; cache keeps
     prefixes on the disk, for the next process to go on from; draft names a small model of the same vocabulary that
-    guesses ahead. Raises what `plan` raises, what `edge.engine.adapters.adapter_of` raises, DoesNotFit, EngineError,
-    RequestError for a draft that cannot guess for this model.
+    guesses ahead, and lookup is `Engine`'s. Raises what `plan` raises, what `edge.engine.adapters.adapter_of` raises,
+    DoesNotFit, EngineError, RequestError for a draft that cannot guess for this model.
     """
     adapters = [adapter_of(text) for text in lora]
     beside = sum(adapter.bytes for adapter in adapters)
@@ -213,4 +215,4 @@ def load(
 
         drafted = draft_plan(draft, found, threads=threads)
         found = planned(beside + drafted.memory.total_bytes)
-    return LoadedModel(found, template=template, adapters=adapters, cache=cache, draft=drafted)
+    return LoadedModel(found, template=template, adapters=adapters, cache=cache, draft=drafted, lookup=lookup)

@@ -11,7 +11,7 @@ import click
 from edge import store
 from edge.chat.policy import POLICIES
 from edge.cli.models import DashesCommand, here, split_words
-from edge.cli.options import context_options, draft_option, lora_option, sampling_given, sampling_options
+from edge.cli.options import context_options, guess_options, lora_option, sampling_given, sampling_options
 from edge.cli.output import is_terminal, model_line, printable, timing_line
 from edge.cli.references import complete_ref
 from edge.cli.structure import Structure, structure_given, structure_options, tell_of_cut
@@ -43,7 +43,7 @@ MAX_STDIN = 64 << 20  # bytes; a larger text fits no context there is
 @sampling_options
 @structure_options
 @lora_option
-@draft_option
+@guess_options
 @context_options
 def command(
     words: tuple[str, ...],
@@ -55,6 +55,7 @@ def command(
     ctx: int | None,
     threads: int | None,
     lora: tuple[str, ...],
+    lookup: bool | None,
     draft: str | None,
     **options: Any,
 ) -> None:
@@ -81,7 +82,7 @@ def command(
     # What is saved may be kept as the model's state, too; an answer that is not leaves nothing behind.
     saved = prompt is None or bool(session or past)
     with load(
-        ref, ctx=ctx, threads=threads, template=template, lora=lora, draft=draft, cache=saved
+        ref, ctx=ctx, threads=threads, template=template, lora=lora, draft=draft, lookup=lookup, cache=saved
     ) as model:
         talk = open_talk(model, ref, system, given, past)
         talk.policy = context_policy

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from edge.cli.options import context_options, draft_option, lora_option, sampling_given, sampling_options
+from edge.cli.options import context_options, guess_options, lora_option, sampling_given, sampling_options
 from edge.cli.output import emit_json, is_terminal, json_option, printable, timing_line
 from edge.cli.references import complete_ref
 from edge.cli.structure import structure_given, structure_options, tell_of_cut
@@ -22,7 +22,7 @@ from edge.cli.structure import structure_given, structure_options, tell_of_cut
 @sampling_options
 @structure_options
 @lora_option
-@draft_option
+@guess_options
 @context_options
 @json_option
 def command(
@@ -32,6 +32,7 @@ def command(
     ctx: int | None,
     threads: int | None,
     lora: tuple[str, ...],
+    lookup: bool | None,
     draft: str | None,
     as_json: bool,
     **options: Any,
@@ -45,7 +46,7 @@ def command(
     from edge.chat.loaded import load
     from edge.engine import Tally
 
-    with load(ref, ctx=ctx, threads=threads, sequences=n, lora=lora, draft=draft) as model:
+    with load(ref, ctx=ctx, threads=threads, sequences=n, lora=lora, draft=draft, lookup=lookup) as model:
         tally = Tally(n)
         try:
             for chunk in model.generate(prompt, replace(model.sampling, **given), n=n):

@@ -53,11 +53,20 @@ def lora_option(command: F) -> F:
     )(command)
 
 
-def draft_option(command: F) -> F:
-    """--draft."""
-    return click.option(
-        "--draft", metavar="MODEL", help="Let a small model of the same vocabulary guess ahead."
-    )(command)
+def guess_options(command: F) -> F:
+    """--lookup and --draft."""
+    for option in (
+        click.option(
+            "--draft", metavar="MODEL", help="Let a small model of the same vocabulary guess ahead."
+        ),
+        click.option(
+            "--lookup/--no-lookup",
+            default=None,
+            help="Guess ahead from the text itself wherever it pays, or never.  [where it changes no text]",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def sampling_options(command: F) -> F:

@@ -11,11 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from edge.engine.backend import Row
+from edge.planner import Plan
 
 SPLIT_CELLS = 512  # llama.cpp ggml-cpu/ops.cpp, ggml_compute_forward_flash_attn_ext_f16: use_split_kv_path
 CELLS = 256  # and by so many it counts them (llama-kv-cache.cpp, get_n_kv)
 PADDING = 0  # any token: what it computes is dropped
 WORTH_JOINING = 2  # rows between two sequences; more cost about as much as a batch of their own
+
+
+def alike_to(plan: Plan) -> int:
+    """Positions below which a row of a sequence alone is computed as it is among others, without padding."""
+    if plan.row_multiple > 1 or plan.gpu_layers:
+        return 0
+    return plan.context if plan.threads.decode == 1 else SPLIT_CELLS - CELLS
 
 
 def padding(rows: Sequence[Row], idle: Mapping[int, int], multiple: int, context: int) -> list[Row]:

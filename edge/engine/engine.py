@@ -41,6 +41,8 @@ class Engine:
 
     adapters  LoRA adapters that requests are decoded with unless they name others of these
     draft     a small model that guesses ahead for this one (`edge.engine.draft.draft_plan`)
+    lookup    guess ahead from the text itself: wherever it pays, or never; by default where it pays and the text is, to
+              the last bit, what it would be without (a lone row may be summed in another order than one of several)
     disk      where prefixes are kept beyond the process, None for nowhere
     queue     how many requests may wait for a slot
 
@@ -53,6 +55,7 @@ class Engine:
         adapters: Sequence[Adapter] = (),
         *,
         draft: Plan | None = None,
+        lookup: bool | None = None,
         disk: DiskCache | None = None,
         queue: int = QUEUE,
     ) -> None:
@@ -66,7 +69,7 @@ class Engine:
         except BaseException:
             self._backend.close()
             raise
-        self._decoder = Decoder(self._backend, plan, self._adapters, disk, pace, guesser)
+        self._decoder = Decoder(self._backend, plan, self._adapters, disk, pace, guesser, lookup)
         self._vocab = self._backend.vocab
         # The thread knows the decoder and not the engine, so an engine nobody holds any more is closed. Not waited
         # for: the garbage may be collected by a reader who has the lock that the thread needs to end its request.
@@ -215,6 +218,7 @@ class Decoder:
         disk: DiskCache | None,
         pace: Pace,
         draft: DraftModel | None,
+        lookup: bool | None,
     ) -> None:
         self._draft, self._adapters = draft, adapters
         self._backend, self._process = backend, os.getpid()
@@ -228,11 +232,13 @@ class Decoder:
         )
 
         def propose(request: Request) -> Proposer | None:
-            if request.n > 1:
+            if request.n > 1 or (lookup is False and draft is None):
                 return None
             return draft.proposer() if draft else PromptLookup(pace)
 
-        self._scheduler = Scheduler(backend, plan, self._slots, propose)
+        self._scheduler = Scheduler(
+            backend, plan, self._slots, propose, careful=lookup is None and draft is None
+        )
         self._changed = threading.Condition()
         self._calls: list[tuple[Callable[[Backend, Slots], Any], Future[Any]]] = []
         self._closed = False

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from edge.engine.adapters import Adapter
-from edge.engine.alike import padding
+from edge.engine.alike import alike_to, padding
 from edge.engine.backend import Backend, Row
 from edge.engine.best import Best
 from edge.engine.chain import Chain
@@ -68,17 +68,26 @@ class Job:
 class Scheduler:
     """The requests that were admitted and those that wait, and the steps that answer them. One thread at a time.
 
-    `propose` makes what guesses ahead for a request, or None. `waiting` may be added to by any thread.
+    `propose` makes what guesses ahead for a request, or None; `careful` only where the text is what it would be
+    without, to the last bit of its logits. `waiting` may be added to by any thread.
     """
 
     def __init__(
-        self, backend: Backend, plan: Plan, slots: Slots, propose: Callable[[Request], Proposer | None]
+        self,
+        backend: Backend,
+        plan: Plan,
+        slots: Slots,
+        propose: Callable[[Request], Proposer | None],
+        *,
+        careful: bool,
     ) -> None:
         self.waiting: deque[Request] = deque()
         self._backend, self._plan, self._slots, self._propose = backend, plan, slots, propose
         # Only with several slots can other requests change what is computed beside one
         self._alike = plan.parallel > 1 and backend.rolls_back and backend.every_row
         self._guesses = backend.rolls_back and backend.every_row
+        # Positions below which guesses are made
+        self._sure = alike_to(plan) if careful and not self._alike else backend.context
         self._jobs: list[Job] = []
         self._used: tuple[Adapter, ...] = ()
 
@@ -218,7 +227,7 @@ class Scheduler:
     def _guess(self, answer: Answer) -> list[int]:
         """What the answer may go on with, no more than it and its slot have room for."""
         job = answer.job
-        room = min(self._backend.context - len(answer.slot.tokens) - 1, job.limit - answer.count - 1)
+        room = min(self._sure - len(answer.slot.tokens) - 1, job.limit - answer.count - 1)
         if job.proposer is None or room < 1:
             return []
         return job.proposer.guess([*answer.slot.tokens, answer.token], min(room, LOGITS_ROWS - 1))
