@@ -44,8 +44,8 @@ async def answered(model: LoadedModel, prompts: Sequence[str], tokens: int) -> L
 
 def main() -> None:
     path, threads, context, parallel = sys.argv[1:]
-    settings = {"ctx": int(context), "threads": int(threads), "parallel": int(parallel)}
-    with load(path, lookup=False, **settings) as model:
+    ctx, slots = int(context), int(parallel)
+    with load(path, ctx=ctx, threads=int(threads), parallel=slots, lookup=False) as model:
         print(json.dumps({}), flush=True)
         for line in sys.stdin:
             order = json.loads(line)

@@ -120,7 +120,7 @@ def test_a_callback_that_cancels_among_guesses_is_not_called_again(model):
         if chunk.guessed:
             stream.cancel()
 
-    with Engine(plan(str(model), ctx=512, threads=1)) as engine:
+    with Engine(plan(str(model), ctx=512, threads=1), lookup=True) as engine:
         with engine._decoder._changed:  # so that `stream` is there before the first chunk
             stream = engine.submit([5, 6] * 40, ENDLESS, on_chunk=callback)
         until(lambda: stream.done)
