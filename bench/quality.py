@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from edge import gguf_header, store
+from edge.artifact import read_artifact
 from edge.errors import DoesNotFit, EngineError, RequestError
-from edge.planner import Plan, mib, plan, read_artifact
+from edge.planner import Plan, plan
+from edge.sizes import mib
 
 from .logits import LOGITS_BYTES, Logits
 from .perplexity import Array, Scores, cut, divergence, perplexity, score, scored

@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edge import gguf_header, onnx_folder, onnx_memory, store
 from edge import kv as kept
-from edge.errors import BadGGUF, DoesNotFit, RequestError, UnsafeFile
-from edge.gguf_header import Header
-from edge.machine import Chosen, Host, Rejected, host
-from edge.memory import CELL_PADDING, MIB, Cache, Memory, has_cache, predict
-from edge.store.checkpoints import is_adapter
+from edge import store
+from edge.artifact import is_onnx, of_gguf, of_onnx
+from edge.errors import DoesNotFit, RequestError
+from edge.machine import Host, Rejected, host
+from edge.memory import CELL_PADDING, Cache, Memory
+from edge.sizes import mib, parse_size
 
 # Room for a conversation without paying for a long document; `ctx` asks for another.
 DEFAULT_CONTEXT = 4096
 ALL_LAYERS = 999  # llama.cpp's way to say: every layer on the accelerator
 MAX_THREADS = 512
 LOGITS_ROWS = 16  # rows of logits a step may want at least: one sequence's next token, and its guesses
-ONNX_BACKEND = "onnxruntime-cpu"
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """What a plan depends on: `predict(context, cache, available)`, and the `trained` context in tokens.
-
-    `header` is None for ONNX. `refusals` are reasons why what fits is not of use.
-    """
-
-    level: str
-    trained: int
-    chosen: Chosen
-    predict: Callable[[int, Cache, int], Memory]
-    refusals: tuple[str, ...]
-    header: Header | None = None
 
 
 @dataclass(frozen=True)
@@ -199,88 +181,6 @@ def plan(
     )
 
 
-def is_onnx(model: store.Model) -> bool:
-    """Whether a model is an ONNX folder, or the graph in one."""
-    return model.path.suffix == ".onnx" or onnx_folder.is_folder(model.path)
-
-
-def of_gguf(model: store.Model, machine: Host) -> Artifact:
-    """Raises what `read_artifact` raises."""
-    header = read_artifact(model)
-
-    def memory(tokens: int, cache: Cache, available: int) -> Memory:
-        return predict(header, tokens, cache, isa=machine.cpu.isa, available_bytes=available)
-
-    trained = header.get("{arch}.context_length", int, DEFAULT_CONTEXT)
-    if trained < 1:
-        raise BadGGUF(
-            f"the header states a context of {trained} tokens", hint="get another file of this model"
-        )
-    return Artifact(header.quantization, trained, machine.chosen, memory, refusals(header), header)
-
-
-def of_onnx(model: store.Model) -> Artifact:
-    """Raises what `edge.onnx_folder` raises for a folder that is not whole or contradicts itself."""
-    folder = onnx_folder.read(model.path)
-    gguf = Rejected("llama.cpp", "runs GGUF files, and this is ONNX")
-    chosen = Chosen(ONNX_BACKEND, "the model is ONNX, which ONNX Runtime runs, on the CPU", (gguf,))
-    if folder.task == "generation" and folder.ours:
-        said = onnx_folder.decoder_of(folder)
-
-        def decoding(tokens: int, cache: Cache, available: int) -> Memory:
-            return onnx_memory.of_decoder(
-                folder, said, tokens, sequences=cache.sequences, available_bytes=available
-            )
-
-        return Artifact(folder.level, said.context, chosen, decoding, ())
-
-    def encoding(tokens: int, cache: Cache, available: int) -> Memory:
-        return onnx_memory.of_encoder(folder, tokens, available_bytes=available)
-
-    refusal = f"no text: its task is {folder.task}, so chat and generate refuse it"
-    return Artifact(folder.level or "ONNX", folder.max_tokens, chosen, encoding, (refusal,))
-
-
-def read_artifact(model: store.Model) -> Header:
-    """The header of a GGUF model; for one split into parts, the tensors and bytes of all of them."""
-    if model.path.is_dir():
-        adapter = is_adapter([path.name for path in model.files])
-        run = f"run `edge convert {shlex.quote(model.name if model.added else model.ref)}`"
-        raise RequestError(
-            f"{model.name} is not a GGUF file but {'a LoRA adapter' if adapter else 'a checkpoint'}",
-            hint=f"{run}, then give {'--lora' if adapter else 'this command'} the file that it writes",
-        )
-    if model.path.suffix == ".onnx":
-        raise RequestError(f"{model.name} is not a GGUF file ({model.path.name})", hint="name a GGUF model")
-    first = gguf_header.read(model.path)
-    if first.get("general.type", str, "model") == "adapter":
-        raise RequestError(
-            f"{model.name} is not a model but an adapter of one",
-            hint="name the model, and this file after --lora",
-        )
-    if first.split_count == 1:
-        return first
-    if len(model.files) != first.split_count:
-        raise UnsafeFile(
-            f"{model.name} is one of {first.split_count} parts and {len(model.files)} are here",
-            hint="pull the model again",
-        )
-    parts = [first, *(gguf_header.read(path, part=n) for n, path in enumerate(model.files[1:], 2))]
-    return replace(
-        first,
-        tensors=tuple(tensor for part in parts for tensor in part.tensors),
-        file_bytes=sum(part.file_bytes for part in parts),
-    )
-
-
-def refusals(header: Header) -> tuple[str, ...]:
-    """What fits is not always of use: the reason why `chat` and `generate` refuse an encoder once it is loaded."""
-    causal = header.get("{arch}.attention.causal", bool, True)
-    if has_cache(header) and causal and header.architecture not in ("t5", "t5encoder"):
-        return ()
-    return (f"no text: {header.architecture} does not continue one, so chat and generate refuse it",)
-
-
 def choose_context(trained: int, asked: int | None) -> tuple[int, str]:
     """The context in tokens, and its reason."""
     if asked is not None:
@@ -323,21 +223,3 @@ def nearest_fit(context: int, parallel: int, fits: Callable[[int, int], bool], l
         ", or ".join(found)
         or f"even the shortest context takes {mib(least)}, so pick a smaller model or level"
     )
-
-
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
-
-
-def parse_size(text: float | str) -> int:
-    """Bytes from a number or a text such as "512MiB", "2G" or "1.5 GB". Raises RequestError for anything else."""
-    if isinstance(text, int | float):
-        text = f"{text:.0f}"
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?)?B?\s*", text.upper())
-    if not match or not 0 < float(match[1]) < 10**18:
-        raise RequestError(f"{text!r} is not a size", hint='write it like "512MiB" or "2GB"')
-    return int(float(match[1]) * UNITS[match[2] or ""])
-
-
-def mib(count: int) -> str:
-    """Whole MiB."""
-    return f"{count / MIB:,.0f} MiB"

@@ -28,13 +28,22 @@ HEAVY = {
 LAYERS = [
     {"edge.cli"},
     {"edge.bench", "edge.convert"},
-    {"edge.tasks"},
+    {"edge.tasks", "edge.measure"},
     {"edge.chat"},
     {"edge.engine", "edge.onnx", "edge.structure"},
+    {"edge.choose"},
     {"edge.planner"},
-    {"edge.kv"},
-    {"edge.machine", "edge.store", "edge.memory", "edge.onnx_memory"},
-    {"edge.gguf_header", "edge.onnx_folder", "edge.home", "edge.peak"},
+    {"edge.kv", "edge.speed", "edge.artifact"},
+    {
+        "edge.machine",
+        "edge.store",
+        "edge.memory",
+        "edge.onnx_memory",
+        "edge.rates",
+        "edge.tuned",
+        "edge.evidence",
+    },
+    {"edge.gguf_header", "edge.onnx_folder", "edge.home", "edge.peak", "edge.sizes"},
     {"edge.errors"},
 ]
 

@@ -11,7 +11,8 @@ from edge import gguf_header
 from edge.errors import BadGGUF, DoesNotFit, ModelNotFound, RequestError
 from edge.kv import row_multiple
 from edge.machine import Chosen, host
-from edge.planner import mib, parse_size, plan
+from edge.planner import plan
+from edge.sizes import mib, parse_size
 
 GIB = 1 << 30
 

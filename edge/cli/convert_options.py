@@ -65,7 +65,7 @@ def settings_of(
 def buffer_of(size: str | None) -> int:
     """Bytes of weights to hold in memory at once. Raises RequestError for what is no size."""
     from edge.convert.quantize import MAX_BUFFER
-    from edge.planner import parse_size
+    from edge.sizes import parse_size
 
     return parse_size(size) if size else MAX_BUFFER
 

@@ -28,7 +28,7 @@ from edge.engine.state_file import Damaged, Head
 from edge.engine.state_key import StateKey
 from edge.errors import UnsafeFile
 from edge.home import states_folder
-from edge.planner import parse_size
+from edge.sizes import parse_size
 
 NAME = re.compile(r"([0-9a-f]{32})-[0-9a-f]{32}\.state")  # of the key, of the tokens
 PARTIAL = re.compile(r"\..{1,80}\.partial")

@@ -8,6 +8,7 @@ from time import perf_counter
 
 import numpy as np
 
+from edge.artifact import ONNX_BACKEND, is_onnx, read_artifact
 from edge.engine.backend import Backend, Row
 from edge.engine.binding import llama
 from edge.engine.llama import LlamaBackend
@@ -15,7 +16,7 @@ from edge.engine.speculate import MOST, Chances, Pace, PromptLookup, Proposer, b
 from edge.engine.vocab import Vocab
 from edge.errors import EdgeError, RequestError
 from edge.memory import BATCH
-from edge.planner import ONNX_BACKEND, Plan, is_onnx, plan, read_artifact
+from edge.planner import Plan, plan
 from edge.store import resolve
 
 PADDING = (

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.artifact import ONNX_BACKEND
 from edge.engine.adapters import Adapter
 from edge.engine.backend import Backend, Row, Vocabulary
 from edge.engine.chain import check_fit
@@ -24,7 +25,7 @@ from edge.engine.scheduler import Scheduler
 from edge.engine.slots import Slots
 from edge.engine.speculate import Pace, PromptLookup, Proposer
 from edge.errors import EngineError, PromptTooLong, QueueFull, RequestError
-from edge.planner import ONNX_BACKEND, Plan
+from edge.planner import Plan
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # typing has it from Python 3.11 on

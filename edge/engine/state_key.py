@@ -11,11 +11,12 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from edge import gguf_header, onnx_folder
+from edge.artifact import ONNX_BACKEND
 from edge.engine.adapters import Adapter
 from edge.errors import StoreError
 from edge.home import states_folder
 from edge.machine.installed import installed
-from edge.planner import ONNX_BACKEND, Plan
+from edge.planner import Plan
 
 FORM = 1  # of our files
 PIECE = 1 << 20

@@ -18,7 +18,8 @@ from edge.engine.fields import sampling_from
 from edge.engine.sampling import Sampling
 from edge.engine.tally import Usage
 from edge.errors import BadData, EdgeError, EngineError, RequestError, UnsafeFile
-from edge.planner import mib, plan
+from edge.planner import plan
+from edge.sizes import mib
 from edge.tasks.prompts import Row
 
 if TYPE_CHECKING:
