@@ -20,6 +20,11 @@ def picks_file() -> Path:
     return home() / "picks.json"
 
 
+def rates_file() -> Path:
+    """The JSON file of what was measured of this host; it may be deleted at any time."""
+    return home() / "rates.json"
+
+
 def sessions_file() -> Path:
     """The SQLite file of saved conversations."""
     return home() / "sessions.db"

@@ -1,0 +1,220 @@
+"""How fast a GGUF model will run on this host, from its header and what was measured here.
+
+A step of some rows takes the sum of
+
+    matrices   each tensor's weights × what its type's kernel takes for a weight, at that width and so many rows
+    layers     norms, rotations, additions, and the threads' meeting at each of them
+    attention  heads × positions looked at × elements of key and value
+    head       the matrix of the vocabulary, for the rows whose logits are wanted
+
+and what only one step in all has: the graph's start. Source: llama.cpp src/models/llama.cpp and src/llama-graph.cpp for
+which tensor is multiplied with which rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from edge.gguf_header import Header, Tensor
+from edge.memory import BATCH, head_sizes, layer_cells
+from edge.rates import Kernel, Rates
+
+# Looked up by token or kept for another use, never multiplied by a whole matrix
+LOOKED_UP = ("token_embd.weight", "per_layer_token_embd.weight", "position_embd.weight", "rope_freqs.weight")
+HALF = 0.5
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What is predicted, and how far it is from the physical limit.
+
+    prefill_tps, decode_tps      tokens a second; decode at the asked depth, all its sequences together
+    ttft_s                       seconds until the first token of a prompt of `prompt_tokens`
+    prefill_bound, decode_bound  "bandwidth" where reading the weights once at the measured bandwidth is the larger part
+                                 of a step, else "arithmetic"
+    prefill_fraction             of the best arithmetic rate that any type reaches here
+    decode_fraction              of the measured bandwidth
+    """
+
+    prefill_tps: float
+    decode_tps: float
+    ttft_s: float
+    prompt_tokens: int
+    prefill_bound: str
+    decode_bound: str
+    prefill_fraction: float
+    decode_fraction: float
+
+
+def predict(
+    header: Header,
+    rates: Rates,
+    *,
+    prefill_threads: int,
+    decode_threads: int,
+    depth: int = 0,
+    prompt: int = BATCH,
+    rows: int = 1,
+) -> Speed | None:
+    """The speed of a model on the host that was measured, or None where a part of it was not: a type of tensor, or
+    recurrent layers.
+
+    depth   tokens that are known before the one that is decoded
+    prompt  tokens of the prompt
+    rows    sequences decoded at a time, each at that depth
+
+    Raises BadGGUF for a header that lacks what the sum needs.
+    """
+    if header.get("{arch}.ssm.state_size", int, 0) or header.get("{arch}.wkv.head_size", int, 0):
+        return None
+    types = {kernel.type for kernel in rates.kernels}
+    if not all(tensor.type in types for tensor, _ in matrices(header)):
+        return None
+    prefill = prompt_seconds(header, rates, prefill_threads, prompt)
+    step = step_seconds(header, rates, decode_threads, rows, (depth,) * rows, outputs=rows)
+    read = sum(tensor.bytes * share for tensor, share in matrices(header)) / rates.peak_bandwidth
+    batches = -(-prompt // BATCH)
+    work = (
+        2 * prompt * sum(tensor.elements * share for tensor, share in matrices(header) if not is_head(tensor))
+    )
+    return Speed(
+        prefill_tps=prompt / prefill,
+        decode_tps=rows / step,
+        ttft_s=prefill,
+        prompt_tokens=prompt,
+        prefill_bound=bound(read * batches, prefill),
+        decode_bound=bound(read, step),
+        prefill_fraction=work / rates.peak_arithmetic / prefill,
+        decode_fraction=read / step,
+    )
+
+
+def bound(reading: float, whole: float) -> str:
+    return "bandwidth" if reading > HALF * whole else "arithmetic"
+
+
+def prompt_seconds(header: Header, rates: Rates, threads: int, prompt: int) -> float:
+    """Seconds for a prompt, cut into batches, until the logits of its last token."""
+    total = 0.0
+    for start in range(0, prompt, BATCH):
+        rows = min(BATCH, prompt - start)
+        last = start + rows == prompt
+        # Each row looks at all before it and at itself
+        total += step_seconds(header, rates, threads, rows, range(start, start + rows), outputs=int(last))
+    return total
+
+
+def step_seconds(
+    header: Header, rates: Rates, threads: int, rows: int, depths: Sequence[int], *, outputs: int
+) -> float:
+    """Seconds of one step: `rows` tokens, each at its depth, with the logits of `outputs` of them."""
+    total = rates.step_seconds
+    for tensor, share in matrices(header):
+        # llama.cpp drops the rows without logits before the last feed-forward
+        few = is_head(tensor) or (f"blk.{header.layers - 1}.ffn_" in tensor.name)
+        count = outputs if few else rows
+        if count:
+            total += tensor.elements * share * cost(rates, tensor, threads, count)
+    width = header.get("{arch}.embedding_length", int)
+    total += header.layers * layer_seconds(rates, width, threads, rows)
+    return total + positions(header, depths) * attention_seconds(rates, threads, rows)
+
+
+def matrices(header: Header) -> Iterator[tuple[Tensor, float]]:
+    """Each tensor that is multiplied with activations, and the share of it that a token takes: of a mixture's
+    experts, those in use."""
+    tied = not any(tensor.name == "output.weight" for tensor in header.tensors)
+    experts = header.get("{arch}.expert_count", int, 0)
+    used = header.get("{arch}.expert_used_count", int, 0)
+    for tensor in header.tensors:
+        if len(tensor.shape) < 2 or min(tensor.shape[:2]) == 1:
+            continue
+        if tensor.name in LOOKED_UP and not (tied and tensor.name == "token_embd.weight"):
+            continue
+        yield tensor, used / experts if experts and "_exps." in tensor.name else 1.0
+
+
+def is_head(tensor: Tensor) -> bool:
+    return tensor.name in ("output.weight", "token_embd.weight")
+
+
+def positions(header: Header, depths: Sequence[int]) -> float:
+    """Head × position × element over all layers: what attention multiplies for rows at these depths."""
+    heads = header.per_layer("{arch}.attention.head_count", default=0)
+    sizes = sum(head_sizes(header))
+    window = header.get("{arch}.attention.sliding_window", int, 0)
+    far = 1 << 30
+    full = layer_cells(header, far)  # whether a layer has a window shows at a long context
+    seen = sum(depth + 1 for depth in depths)
+    near = sum(min(depth + 1, window) for depth in depths) if window else seen
+    return float(
+        sum(count * sizes * (near if cells < far else seen) for count, cells in zip(heads, full, strict=True))
+    )
+
+
+def cost(rates: Rates, tensor: Tensor, threads: int, rows: int) -> float:
+    """Seconds a weight of the tensor takes for so many rows."""
+    kernels = [kernel for kernel in rates.kernels if kernel.type == tensor.type]
+    counts, factor = near_threads(rates, sorted({kernel.threads for kernel in kernels}), threads, rows)
+    kernels = [kernel for kernel in kernels if kernel.threads == counts]
+    return factor * over_widths(kernels, tensor.shape[0], rows)
+
+
+def over_widths(kernels: Sequence[Kernel], width: int, rows: int) -> float:
+    points = []
+    for wide in sorted({kernel.width for kernel in kernels}):
+        of_width = {kernel.rows: kernel.seconds for kernel in kernels if kernel.width == wide}
+        points.append((math.log(wide), over_rows(of_width, rows)))
+    return interpolated(points, math.log(width))
+
+
+def over_rows(seconds: dict[int, float], rows: int) -> float:
+    """Between counts that were measured linear; beyond the largest in proportion."""
+    most = max(seconds)
+    if rows >= most:
+        return seconds[most] * rows / most
+    return interpolated([(count, seconds[count]) for count in sorted(seconds)], rows)
+
+
+def interpolated(points: Sequence[tuple[float, float]], x: float) -> float:
+    """Linear between points in order of x, and the end's value beyond them."""
+    if x <= points[0][0]:
+        return points[0][1]
+    for (left, low), (right, high) in zip(points, points[1:], strict=False):
+        if x <= right:
+            return low + (high - low) * (x - left) / (right - left)
+    return points[-1][1]
+
+
+def near_threads(rates: Rates, measured: Sequence[int], threads: int, rows: int) -> tuple[int, float]:
+    """The measured count of threads to go by, and what its seconds are to be multiplied with for `threads`."""
+    if threads in measured:
+        return threads, 1.0
+    nearest = min(measured, key=lambda count: abs(math.log(count / threads)))
+    kind = "decode" if rows == 1 else "prefill"
+    points = [
+        (float(one.threads), getattr(one, kind)) for one in sorted(rates.scaling, key=lambda s: s.threads)
+    ]
+    speed = [max(interpolated(points, count), 1e-6) for count in (nearest, threads)]
+    return nearest, speed[0] / speed[1]
+
+
+def layer_seconds(rates: Rates, width: int, threads: int, rows: int) -> float:
+    counts, factor = near_threads(rates, sorted({one.threads for one in rates.layers}), threads, rows)
+    found = [one for one in rates.layers if one.threads == counts]
+    points = []
+    for wide in sorted({one.width for one in found}):
+        points.append(
+            (float(wide), over_rows({one.rows: one.seconds for one in found if one.width == wide}, rows))
+        )
+    most, last = points[-1]
+    return factor * (last * width / most if width > most and rows > 1 else interpolated(points, width))
+
+
+def attention_seconds(rates: Rates, threads: int, rows: int) -> float:
+    counts, factor = near_threads(rates, sorted({one.threads for one in rates.attention}), threads, rows)
+    found = [one for one in rates.attention if one.threads == counts]
+    nearest = min(found, key=lambda one: abs(math.log(one.rows / rows)))
+    return factor * nearest.seconds
