@@ -5,21 +5,26 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from edge import kv as kept
+from edge import rates as measured
+from edge import speed as speeds
 from edge import store
-from edge.artifact import is_onnx, of_gguf, of_onnx
+from edge.artifact import Artifact, is_onnx, of_gguf, of_onnx
 from edge.errors import DoesNotFit, RequestError
 from edge.machine import Host, Rejected, host
 from edge.memory import CELL_PADDING, Cache, Memory
 from edge.sizes import mib, parse_size
+from edge.speed import Speed
 
 # Room for a conversation without paying for a long document; `ctx` asks for another.
 DEFAULT_CONTEXT = 4096
 ALL_LAYERS = 999  # llama.cpp's way to say: every layer on the accelerator
 MAX_THREADS = 512
+TYPICAL_PROMPT = 512  # tokens
 LOGITS_ROWS = 16  # rows of logits a step may want at least: one sequence's next token, and its guesses
 
 
@@ -40,6 +45,9 @@ class Plan:
     unified       several slots share the cells of one prompt
     kv, flash     type of keys and values; flash attention, where None leaves it to llama.cpp
     row_multiple  by how many rows a step must go so that a row's sums are the same in all
+    speed         predicted for a prompt of 512 tokens and what follows it, `parallel` conversations decoding at a time;
+                  None where nothing was measured to predict it from
+    speed_reason  what the prediction goes by, or why there is none
     nearest       in words, what would fit when this does not; empty otherwise
     advice        settings by the names of `edge.Sampling`, and a `system` prompt, with which it is known to do best
     """
@@ -61,6 +69,8 @@ class Plan:
     gpu_layers: int
     memory: Memory
     fits: bool
+    speed: Speed | None
+    speed_reason: str
     nearest: str
     reasons: tuple[str, ...]
     advice: Mapping[str, Any]
@@ -151,6 +161,7 @@ def plan(
     rows, rows_reason = kept.row_multiple(found.header, machine.cpu.isa, on_cpu)
     rows_reason = rows_reason if cache.split else ""
     least = min(need(1, cache).total_bytes for cache in caches(1))
+    speed, speed_reason = predicted(found, machine, use, context, parallel)
     return Plan(
         artifact=model.name,
         path=model.path,
@@ -169,6 +180,8 @@ def plan(
         gpu_layers=0 if on_cpu else ALL_LAYERS,
         memory=needed,
         fits=fits,
+        speed=speed,
+        speed_reason=speed_reason,
         nearest="" if fits else nearest_fit(context, parallel, fitting, least),
         reasons=(
             threads_reason,
@@ -205,6 +218,32 @@ def choose_threads(machine: Host, asked: int | None) -> tuple[Threads, str]:
     return Threads(
         cores, cores
     ), f"threads {cores}: one a {kind} this process may use, for prefill and decode"
+
+
+def predicted(
+    found: Artifact, machine: Host, use: Threads, context: int, parallel: int
+) -> tuple[Speed | None, str]:
+    """The speed of a prompt and of the tokens after it, and what that goes by or why it is not known."""
+    if found.header is None or not found.chosen.backend.endswith("-cpu"):
+        return None, f"speed is not predicted for {found.chosen.backend}"
+    rates = measured.load(machine)
+    if rates is None:
+        return None, measured.why_none(machine)
+    prompt = min(TYPICAL_PROMPT, context)
+    speed = speeds.predict(
+        found.header,
+        rates,
+        prefill_threads=use.prefill,
+        decode_threads=use.decode,
+        depth=prompt,
+        prompt=prompt,
+        rows=parallel,
+    )
+    if speed is None:
+        return None, "a part of this model was not measured: a type of its tensors, or recurrent layers"
+    when = date.fromtimestamp(rates.measured_at).isoformat()
+    marks = f", which is weak evidence: {', '.join(rates.marks)}" if rates.marks else ""
+    return speed, f"by what was measured of this host on {when}{marks}"
 
 
 def nearest_fit(context: int, parallel: int, fits: Callable[[int, int], bool], least: int) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_llama
 
-from edge import gguf_header
+from edge import gguf_header, rates, speed
 from edge.errors import BadGGUF, DoesNotFit, ModelNotFound, RequestError
 from edge.kv import row_multiple
 from edge.machine import Chosen, host
@@ -279,3 +279,39 @@ def test_rows_go_by_as_many_as_the_kernels_of_a_type_compute_at_once(model, kind
         replace(tensor, type=kind if len(tensor.shape) > 1 else "F32") for tensor in header.tensors
     )
     assert row_multiple(replace(header, tensors=tensors), isa, True)[0] == rows
+
+
+def test_the_speed_is_predicted_from_what_was_measured_of_this_host(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_HOME", str(tmp_path / "home"))
+    unknown = plan(model)
+    assert (unknown.speed, unknown.speed_reason) == (
+        None,
+        "this host is not measured; run edge host --measure",
+    )
+    rates.save(flat_rates(host(), seconds=1e-9, marks=("busy",)))
+    decided = plan(model, ctx=256)
+    # Nothing but the weights takes time, and each takes a nanosecond a row
+    weights = sum(tensor.elements for tensor, _ in speed.matrices(gguf_header.read(Path(model))))
+    assert decided.speed.decode_tps == pytest.approx(1e9 / weights)
+    assert decided.speed.prompt_tokens == 256
+    assert "weak evidence: busy" in decided.speed_reason
+
+
+def flat_rates(machine, *, seconds, marks=()):
+    """Rates by which each weight of F32 takes as long in a batch's rows as in one, and nothing else takes any."""
+    threads = machine.cpu.performance_cores
+    return rates.Rates(
+        key=rates.key_of(machine),
+        bandwidth=(rates.Bandwidth(threads, 10.0, 10.0, 10.0),),
+        kernels=tuple(rates.Kernel("F32", 64, threads, rows, seconds, 32.0, 0.0) for rows in (1, 512)),
+        layers=(rates.Layer(64, threads, 1, 0.0),),
+        attention=(rates.Attention(threads, 1, 0.0),),
+        scaling=(rates.Scaling(threads, 1.0, 1.0),),
+        prefill_threads=threads,
+        decode_threads=threads,
+        step_seconds=0.0,
+        noise=0.0,
+        measured_at=0.0,
+        seconds=1.0,
+        marks=marks,
+    )

@@ -53,6 +53,7 @@ def describe(decided: Plan) -> str:
         ("runtime", size(need.runtime_bytes)),
         ("total", f"{size(need.total_bytes)} of {size(need.available_bytes)} available"),
         ("fits", "yes" if decided.fits else f"no: {decided.nearest}"),
+        *speeds(decided),
     ]
     if decided.parallel > 1:
         rows.insert(4, ("parallel", f"{decided.parallel} conversations at a time"))
@@ -60,3 +61,25 @@ def describe(decided: Plan) -> str:
     for label, lines in (("because", decided.reasons), ("rejected", rejected)):
         rows += [(label if not index else "", line) for index, line in enumerate(lines)]
     return printable(table(rows))
+
+
+def speeds(decided: Plan) -> list[tuple[str, str]]:
+    """The predicted speed in lines, or why there is none."""
+    speed = decided.speed
+    if speed is None:
+        return [("speed", decided.speed_reason)]
+    together = f", {decided.parallel} conversations together" if decided.parallel > 1 else ""
+    return [
+        (
+            "prefill",
+            f"{speed.prefill_tps:,.0f} t/s, bound by {speed.prefill_bound}: {speed.prefill_fraction:.0%} of the "
+            "arithmetic this host's best kernel does",
+        ),
+        (
+            "decode",
+            f"{speed.decode_tps:,.0f} t/s{together}, bound by {speed.decode_bound}: {speed.decode_fraction:.0%} of "
+            "the memory's bandwidth",
+        ),
+        ("ttft", f"{speed.ttft_s:.2f} s for a prompt of {speed.prompt_tokens} tokens"),
+        ("predicted", decided.speed_reason),
+    ]
