@@ -6,6 +6,7 @@ numbers a token.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -14,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edge import gguf_header, store
+from edge import evidence, gguf_header, store
 from edge.artifact import read_artifact
-from edge.errors import DoesNotFit, EngineError, RequestError
+from edge.errors import DoesNotFit, EngineError, RequestError, StoreError
 from edge.planner import Plan, plan
 from edge.sizes import mib
 
@@ -99,7 +100,30 @@ def quality(
             row = costs(refs[len(rows)], nll, progress)
             rows.append(replace(row, **asdict(divergence(nll_base, nll, kld, same_top))))
     tokens = len(nll_base)
-    return Report(text, ctx, tokens // scored(ctx), tokens, tuple(rows))
+    report = Report(text, ctx, tokens // scored(ctx), tokens, tuple(rows))
+    keep(report, plans[0].artifact)
+    return report
+
+
+def keep(report: Report, base: str) -> None:
+    """Let `edge plan --all` choose by what was measured. A disk that refuses costs a warning, not the report."""
+    names = ("kld_mean", "kld_error", "perplexity", "top1_agreement")
+    try:
+        evidence.record(
+            evidence.row_of(
+                row.file,
+                level=row.level,
+                base=report.rows[0].file,
+                base_name=base,
+                text=report.text,
+                tokens=report.tokens,
+                context=report.context,
+                **{name: getattr(row, name) for name in names},
+            )
+            for row in report.rows
+        )
+    except (StoreError, OSError) as error:
+        warnings.warn(f"what was measured is not kept: {error}", stacklevel=2)
 
 
 def read_text(path: Path) -> str:

@@ -25,6 +25,11 @@ def rates_file() -> Path:
     return home() / "rates.json"
 
 
+def evidence_file() -> Path:
+    """The JSON file of what was measured of files' quality; it may be deleted at any time."""
+    return home() / "evidence.json"
+
+
 def sessions_file() -> Path:
     """The SQLite file of saved conversations."""
     return home() / "sessions.db"

@@ -18,6 +18,7 @@ from edge.bench.perplexity import cut, divergence, perplexity, score, scored
 from edge.bench.quality import Report, Row, groups, quality
 from edge.cli import run
 from edge.errors import DoesNotFit, EngineError, RequestError
+from edge.evidence import quality_of
 from edge.planner import plan
 
 TEXT = (
@@ -174,6 +175,15 @@ def test_a_row_has_sizes_and_speeds_and_the_base_no_divergence(report, base, lev
     assert all(rows[0][name] is None and rows[1][name] is not None for name in divergences)
     assert all(row["prefill_tps"] > 0 and row["decode_tps"] > 0 for row in rows)
     assert all(1 << 20 < row["peak_rss_bytes"] < 1 << 30 for row in rows)
+
+
+def test_what_was_measured_is_kept_for_the_plan(report, base, level, monkeypatch):
+    found, folder = report
+    monkeypatch.setenv("EDGE_HOME", str(folder / "home"))
+    kept = quality_of(level)
+    assert kept.kld_mean == found["rows"][1]["kld_mean"]
+    assert (kept.tokens, kept.context, kept.text) == (found["tokens"], 64, "text.txt")
+    assert quality_of(base).is_base
 
 
 def test_the_picture_is_a_png_and_nothing_is_left_beside_it(report):
