@@ -14,7 +14,7 @@ from time import perf_counter
 from edge.errors import EngineError, RequestError
 
 from .child import python_m
-from .plot import BLUE, save
+from .picture import BLUE, save
 
 MIB = 1 << 20
 WORDS = 8  # of a text: lines are short, and how many there are is measured

@@ -28,8 +28,8 @@ from edge.errors import EngineError
 from edge.planner import plan
 
 from .child import python_m
+from .peer_work import random_prompt
 from .speed import Spread, spread_of
-from .work import random_prompt
 
 QUESTION, WARM = 16, 64  # tokens
 BUDGET = 1 << 40

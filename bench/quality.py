@@ -38,7 +38,8 @@ class Row:
     """One file. Divergences from the base are None for the base itself (see perplexity.Divergence).
 
     perplexity and its standard error over the scored tokens; kld_* in nats; delta_p_*, top1_agreement as shares of
-    one; rates in tokens a second, medians; peak_rss_bytes of a process of ours that prefills and decodes.
+    one; rates in tokens a second, medians, with their spread in `speed`; peak_rss_bytes of a process of ours that
+    prefills and decodes.
     """
 
     file: Path
@@ -58,6 +59,7 @@ class Row:
     prefill_tps: float
     decode_tps: float
     peak_rss_bytes: int
+    speed: Speed | None = None
 
 
 @dataclass(frozen=True)
@@ -230,6 +232,7 @@ def costs(ref: str, nll: Array, progress: Progress) -> Row:
         prefill_tps=speed.prefill_tps.median,
         decode_tps=speed.decode_tps.median,
         peak_rss_bytes=speed.peak_rss_bytes,
+        speed=speed,
     )
 
 

@@ -27,9 +27,9 @@ from statistics import median
 from edge.errors import EdgeError
 from edge.planner import Plan, plan
 
+from .record import Row, Spread, spread_of
 from .serve_load import Load, prompts
 from .serve_runtimes import ONE_AT_A_TIME, PEERS, Ours, Runtime
-from .speed import Spread, spread_of
 
 OURS = "edge"
 ROOM = 448  # tokens of context a conversation beyond its answer
@@ -129,6 +129,23 @@ def figures(key: tuple[int, str], pairs: Sequence[tuple[Load, Load]]) -> Figures
 def tps(load: Load) -> float:
     """Tokens of all answers a second."""
     return load.tokens / load.seconds
+
+
+def rows(report: Report) -> list[Row]:
+    """A row for each runtime and number of requests; `growth` stands in ours."""
+    found = []
+    for one in report.figures:
+        figures = {name: value for name, value in vars(one).items() if name != "runtime"}
+        if one.runtime == OURS:
+            mine = {
+                "faster": None,
+                "sooner": None,
+                "client": None,
+                "growth": report.growth.get(one.sequences),
+            }
+            figures |= mine
+        found.append(Row(f"{one.runtime} {one.sequences}", figures))
+    return found
 
 
 def say(turn: int, of: int) -> None:

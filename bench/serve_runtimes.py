@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import subprocess
 import tempfile
@@ -15,11 +14,13 @@ from typing import Any, Protocol
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from edge.errors import EngineError
+from edge.errors import EngineError, RequestError
 from edge.planner import Plan
 
+from . import peer_serve, runtimes
 from .child import python_m
 from .llama_bench import program
+from .runtimes import Peer, python_of
 from .serve_load import Load, asked
 
 START_S = 120  # a server that is not ready by then will never be
@@ -137,12 +138,7 @@ def llama_cpp_server(decided: Plan) -> Server:
 
     It cannot be told to go on after an end: an answer that ends early counts as it is. Raises EngineError.
     """
-    python = os.environ.get("EDGE_LLAMA_CPP_SERVER")
-    if not python:
-        raise EngineError(
-            "llama_cpp.server is not here",
-            hint="bench/peers/llama_cpp_server.sh DIR, then EDGE_LLAMA_CPP_SERVER=DIR/bin/python",
-        )
+    python = python_of("llama_cpp.server", LLAMA_CPP_SERVER)
     port, threads = free_port(), str(decided.threads.decode)
     command = [
         python,
@@ -159,11 +155,57 @@ def llama_cpp_server(decided: Plan) -> Server:
     return Server("llama_cpp.server", command, port, "/v1/models", "/v1/completions", body)
 
 
+def xllamacpp_server(decided: Plan) -> Server:
+    """The server inside xllamacpp, on the plan's file, threads, slots, context and cache types. Raises EngineError."""
+    port = free_port()
+    words = [decided.path, decided.threads.decode, decided.context, decided.parallel, decided.kv, port]
+    python = python_of("xllamacpp", XLLAMACPP)
+    body = {"stream": True, "temperature": 0, "samplers": ["temperature"], "ignore_eos": True}
+    command = [python, peer_serve.__file__, *map(str, words)]
+    return Server("xllamacpp", command, port, "/health", "/completion", {**body, "cache_prompt": False})
+
+
 PEERS: dict[str, Callable[[Plan], Server]] = {
     "llama-server": llama_server,
     "llama_cpp.server": llama_cpp_server,
+    "xllamacpp": xllamacpp_server,
 }
 ONE_AT_A_TIME = {"llama_cpp.server"}  # whatever is asked at once
+# What names the Python that has a server
+LLAMA_CPP_SERVER = Peer("EDGE_LLAMA_CPP_SERVER", "bench/peers/llama_cpp_server.sh")
+XLLAMACPP = runtimes.PEERS["xllamacpp"]
+
+
+def here(name: str) -> None:
+    """Raise EngineError where what a server needs is not here."""
+    if name == "llama-server":
+        program(name)
+    else:
+        python_of(name, LLAMA_CPP_SERVER if name == "llama_cpp.server" else XLLAMACPP)
+
+
+def available() -> tuple[list[str], list[str]]:
+    """The servers that are here, and of each other one why not, in a line."""
+    found, missing = [], []
+    for name in PEERS:
+        try:
+            here(name)
+            found.append(name)
+        except EngineError as error:
+            missing.append(error.line)
+    return found, missing
+
+
+def named(names: Sequence[str]) -> list[str]:
+    """The names. Raises RequestError for one that is no server's or stands there twice, EngineError for one that is
+    not here."""
+    for name in names:
+        if name not in PEERS:
+            raise RequestError(f"{name!r} is no server", hint=f"one of {', '.join(PEERS)}")
+        here(name)
+    if len(set(names)) < len(names):
+        raise RequestError("a server is named twice", hint="name each once")
+    return list(names)
 
 
 def free_port() -> int:

@@ -9,16 +9,12 @@ An empty line ends it.
 
 from __future__ import annotations
 
-import json
-import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from time import perf_counter
+from collections.abc import Iterator, Sequence
 
 from edge.peak import peak_rss_bytes
 
-# (prompt ids, new tokens) → after every streamed piece, the tokens generated so far
-Stream = Callable[[Sequence[int], int], Iterator[int]]
+from .peer_work import Open, Stream, answer_orders, results_alone
 
 
 def open_edge(path: str, threads: int, context: int) -> tuple[Stream, int]:
@@ -49,37 +45,12 @@ def open_llama_cpp_python(path: str, threads: int, context: int) -> tuple[Stream
     return stream, llama.n_vocab()
 
 
-RUNTIMES = {"edge": open_edge, "llama-cpp-python": open_llama_cpp_python}
-
-
-def repetition(stream: Stream, prompt: Sequence[int], new: int) -> dict[str, float | int]:
-    """Run once; seconds to the first token, and to all."""
-    started = perf_counter()
-    marks = [(perf_counter() - started, tokens) for tokens in stream(prompt, new)]
-    return {
-        "ttft_s": marks[0][0],
-        "total_s": marks[-1][0],
-        "tokens": marks[-1][1],
-        "peak_rss_bytes": peak_rss_bytes(),
-    }
-
-
-def random_prompt(vocab: int, length: int, seed: int) -> list[int]:
-    """Ids that no earlier repetition began with, so that nothing is served from a cache."""
-    draw = random.Random(seed)
-    return [draw.randrange(vocab // 10, vocab) for _ in range(length)]
+RUNTIMES: dict[str, Open] = {"edge": open_edge, "llama-cpp-python": open_llama_cpp_python}
 
 
 def main() -> None:
-    runtime, path, threads, context = sys.argv[1:]
-    started = perf_counter()
-    stream, vocab = RUNTIMES[runtime](path, int(threads), int(context))
-    print(json.dumps({"load_s": perf_counter() - started}), flush=True)
-    for line in sys.stdin:
-        if not line.strip():
-            break
-        length, new, seed = map(int, line.split())
-        print(json.dumps(repetition(stream, random_prompt(vocab, length, seed), new)), flush=True)
+    runtime, *words = sys.argv[1:]
+    answer_orders(RUNTIMES[runtime], words, results_alone(), peak_rss_bytes)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,13 @@ def model(tmp_path_factory):
 def test_speed_beside_llama_cpp_python(model, capsys):
     assert run(["bench", "speed", model, "--vs", "llama-cpp-python", "--repetitions", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    ours, peer = report["speeds"]
-    assert (ours["runtime"], peer["runtime"]) == ("edge", "llama-cpp-python")
+    ours, peer = report["rows"]
+    assert (ours["name"], peer["name"]) == ("edge", "llama-cpp-python")
     for figures in (ours, peer):
         assert figures["prefill_tps"]["median"] > 0
         assert figures["decode_tps"]["median"] > 0
         assert 1 << 20 < figures["peak_rss_bytes"] < 1 << 30
-    turn = report["ratios"]["llama-cpp-python"]["decode"]
+    turn = peer["decode_ratio"]
     assert turn["median"] == pytest.approx(ours["decode_tps"]["median"] / peer["decode_tps"]["median"])
 
 

@@ -157,7 +157,7 @@ def test_numbers_are_those_of_llama_perplexity(report):
     assert 100 * level["delta_p_mean"] == pytest.approx(0.324, abs=2e-3)
     assert 100 * level["delta_p_rms"] == pytest.approx(4.379, abs=2e-2)
     assert 100 * level["top1_agreement"] == pytest.approx(68.145, abs=0.5)
-    assert (report[0]["chunks"], report[0]["tokens"]) == (8, 8 * 31)
+    assert (report[0]["work"]["chunks"], report[0]["tokens"]) == (8, 8 * 31)
     assert report[0]["text"] == str(folder / "text.txt")
 
 
@@ -173,7 +173,7 @@ def test_a_row_has_sizes_and_speeds_and_the_base_no_divergence(report, base, lev
     ]
     assert len(divergences) == 8
     assert all(rows[0][name] is None and rows[1][name] is not None for name in divergences)
-    assert all(row["prefill_tps"] > 0 and row["decode_tps"] > 0 for row in rows)
+    assert all(row["prefill_tps"]["low"] > 0 and row["decode_tps"]["low"] > 0 for row in rows)
     assert all(1 << 20 < row["peak_rss_bytes"] < 1 << 30 for row in rows)
 
 
@@ -196,17 +196,18 @@ def test_the_table_is_markdown_and_blocks_of_few_rows_give_the_same(
 ):
     hurry(monkeypatch)
     monkeypatch.setattr("edge.bench.logits.LOGITS_BYTES", 4 * 320 * 7)
-    assert run(["bench", "quality", str(base), str(level), "--text", str(text), "--ctx", "64"]) == 0
+    words = ["bench", "quality", str(base), str(level), "--text", str(text), "--ctx", "64", "--markdown"]
+    assert run(words) == 0
     seen = capsys.readouterr()
-    lines = seen.out.splitlines()
-    assert {line.count("|") for line in lines} == {16}
+    *lines, _ = (line for line in seen.out.splitlines() if line and not line.startswith("no evidence"))
+    assert {line.count("|") for line in lines} == {17}
     assert set(lines[1]) == set("|-: ")
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
     for row, cell in zip(report[0]["rows"], cells, strict=True):
         assert cell[0] == Path(row["file"]).name
-        assert float(cell[4].split(" ± ")[0]) == pytest.approx(row["perplexity"], rel=2e-3)
-    assert cells[0][5:12] == ["–"] * 7
-    assert float(cells[1][5]) == pytest.approx(report[0]["rows"][1]["kld_mean"], rel=1e-2)
+        assert float(cell[4]) == pytest.approx(row["perplexity"], rel=2e-3)
+    assert cells[0][6:13] == ["–"] * 7
+    assert float(cells[1][6]) == pytest.approx(report[0]["rows"][1]["kld_mean"], rel=1e-2)
     assert seen.err == ""
 
 

@@ -1,4 +1,4 @@
-"""`edge bench quality`: what each level costs and buys, as a Markdown table, JSON and a picture."""
+"""`edge bench quality`: what each level costs and buys, as a table and a picture."""
 
 from __future__ import annotations
 
@@ -7,12 +7,31 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge.cli.output import emit_json, json_option, printable
+from edge.cli.bench_report import Column, Output, mebibytes, report_options, shares
 from edge.cli.progress import bars
 from edge.cli.references import complete_ref
 
 if TYPE_CHECKING:
-    from edge.bench.quality import Report, Row
+    from edge.bench.quality import Report
+    from edge.bench.record import Row
+
+COLUMNS = (
+    Column("level", "level"),
+    mebibytes("bytes", "size", 1),
+    Column("bits_per_weight", "bits/weight", 2),
+    Column("perplexity", "perplexity", 4),
+    Column("perplexity_error", "±", 4),
+    Column("kld_mean", "KLD mean", 6),
+    Column("kld_median", "median", 6),
+    Column("kld_p99", "p99", 6),
+    Column("kld_max", "max", 6),
+    shares("top1_agreement", "same top", 3),
+    shares("delta_p_mean", "Δp mean", 3),
+    shares("delta_p_rms", "Δp rms", 3),
+    Column("prefill_tps", "prefill t/s"),
+    Column("decode_tps", "decode t/s"),
+    mebibytes("peak_rss_bytes", "peak"),
+)
 
 
 @click.command("quality")
@@ -28,9 +47,12 @@ if TYPE_CHECKING:
 @click.option("--ctx", type=int, default=512, show_default=True, metavar="N", help="Tokens a chunk.")
 @click.option("--chunks", type=click.IntRange(min=1), metavar="N", help="Chunks to score.  [all]")
 @click.option(
-    "--plot", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw divergence against size."
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FILE.png",
+    help="Draw divergence and speed against size.",
 )
-@json_option
+@report_options("quality")
 def quality(
     base: str,
     levels: tuple[str, ...],
@@ -38,7 +60,7 @@ def quality(
     ctx: int,
     chunks: int | None,
     plot: Path | None,
-    as_json: bool,
+    output: Output,
 ) -> None:
     """Perplexity of a model, and how far its levels are from it.
 
@@ -47,55 +69,46 @@ def quality(
     Δp is the change of the probability of the text's own tokens. Speeds are those of `edge bench speed`.
     """
     from edge.bench.plot import check, draw
-    from edge.bench.quality import quality
+    from edge.bench.quality import quality, read_text
+    from edge.bench.record import record
+    from edge.engine.state_key import model_digest
+    from edge.machine.power import power_state
 
     if plot:
         check(plot, len(levels))
+    words = {"text_sha256": digest(read_text(text)), "context": ctx}
+    before = power_state()
     with bars() as progress:
         report = quality(base, levels, text, ctx=ctx, chunks=chunks, progress=progress)
     if plot:
         draw(report, plot)
-    if as_json:
-        emit_json(report)
-    else:
-        click.echo(printable(markdown(report)))
-
-
-HEADER = (
-    *("file", "level", "MiB", "bits/weight", "perplexity"),
-    *("KLD mean", "median", "p99", "max", "same top", "Δp mean", "Δp rms"),
-    *("prefill t/s", "decode t/s", "peak MiB"),
-)
-
-
-def markdown(report: Report) -> str:
-    """The rows as a Markdown table, columns aligned for the terminal too."""
-    cells = [HEADER, *map(line, report.rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(HEADER))]
-    head, *body = (
-        [
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in cells
+    work = {**words, "chunks": report.chunks, "base_sha256": model_digest(report.rows[0].file)}
+    made = record(
+        "quality",
+        rows(report),
+        before=before,
+        work=work,
+        settings={},
+        extra={"text": str(report.text), "tokens": report.tokens},
     )
-    rule = ["-" * width if column < 2 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))
+    output.show(made, COLUMNS)
 
 
-def line(row: Row) -> tuple[str, ...]:
-    """One row of the table; a bar in a file's name would end its cell."""
-    shares = (row.top1_agreement, row.delta_p_mean, row.delta_p_rms)
-    return (
-        row.file.name.replace("|", "\\|"),
-        row.level,
-        f"{row.bytes / (1 << 20):.1f}",
-        f"{row.bits_per_weight:.2f}",
-        f"{row.perplexity:.4f} ± {row.perplexity_error:.4f}",
-        *(f"{value:.6f}" if value is not None else "–" for value in (row.kld_mean, row.kld_median)),
-        *(f"{value:.6f}" if value is not None else "–" for value in (row.kld_p99, row.kld_max)),
-        *(f"{100 * share:.3f} %" if share is not None else "–" for share in shares),
-        f"{row.prefill_tps:.0f}",
-        f"{row.decode_tps:.0f}",
-        f"{row.peak_rss_bytes / (1 << 20):.0f}",
-    )
+def digest(text: str) -> str:
+    from hashlib import sha256
+
+    return sha256(text.encode()).hexdigest()
+
+
+def rows(report: Report) -> list[Row]:
+    """A row a file; rates as their median, lowest and highest."""
+    from edge.bench.record import Row
+    from edge.engine.state_key import model_digest
+
+    found = []
+    for one in report.rows:
+        figures = {name: value for name, value in vars(one).items() if name not in ("file", "speed")}
+        if one.speed:
+            figures |= {"prefill_tps": one.speed.prefill_tps, "decode_tps": one.speed.decode_tps}
+        found.append(Row(one.file.name, {"file": str(one.file), **figures}, model_digest(one.file)))
+    return found

@@ -1,0 +1,209 @@
+"""How every benchmark shows what it found: a table, and its record as one line of JSON last."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge.cli.output import ESCAPED, printable, table
+
+if TYPE_CHECKING:
+    from edge.bench.compare import Comparison
+    from edge.bench.record import Figure, Record
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table: the figure's name in the record, the title with its unit, and how a number is written."""
+
+    key: str
+    title: str
+    digits: int = 0
+    scale: float = 1
+
+    def cell(self, figure: Figure) -> str:
+        """The figure in the column's unit; of several turns the median, with the lowest and highest."""
+        from edge.bench.record import Spread
+
+        if isinstance(figure, Spread):
+            low, high = self.written(figure.low), self.written(figure.high)
+            return f"{self.written(figure.median)} ({low}–{high})"
+        if figure is None:
+            return NONE
+        return figure if isinstance(figure, str) else self.written(figure)
+
+    def written(self, number: float) -> str:
+        return f"{number * self.scale:.{self.digits}f}"
+
+
+def mebibytes(key: str, title: str, digits: int = 0) -> Column:
+    return Column(key, f"{title} MiB", digits, 1 / (1 << 20))
+
+
+def shares(key: str, title: str, digits: int = 0) -> Column:
+    return Column(key, f"{title} %", digits, 100)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What was asked for by the options of `report_options`."""
+
+    benchmark: str
+    as_json: bool
+    markdown: bool
+    csv: Path | None
+    compare: Path | None
+
+    def check(self) -> Output:
+        """This. Raises RequestError, before anything is measured, for what could not be compared or written."""
+        from edge.bench.compare import earlier
+        from edge.bench.picture import check_place
+
+        if self.as_json and self.markdown:
+            raise click.UsageError("--json prints one line, without the table that --markdown is for")
+        if self.compare:
+            earlier(self.compare, self.benchmark)
+        if self.csv:
+            check_place(self.csv, "--csv")
+        return self
+
+    def check_work(self, work: Mapping[str, Any]) -> None:
+        """Raise RequestError, before anything is measured, where the earlier run did other work."""
+        from edge.bench.compare import check_work, earlier
+
+        if self.compare:
+            check_work(earlier(self.compare, self.benchmark), work, self.compare)
+
+    def show(self, made: Record, columns: Sequence[Column], notes: Sequence[str] = ()) -> None:
+        """Print table, notes and the line of JSON, and write the CSV file.
+
+        Raises RequestError for an earlier run that cannot be compared, StoreError for a file that cannot be written.
+        """
+        from edge.bench.compare import compare, earlier
+        from edge.bench.record import line
+
+        if self.csv:
+            write(self.csv, as_csv(made))
+        found = None
+        if self.compare:
+            found = compare(made, earlier(self.compare, self.benchmark), self.compare)
+        if not self.as_json:
+            parts = [tabled(made, columns, self.markdown), *notes]
+            parts += [f"no evidence: {mark}" for mark in made.host.marks]
+            if found:
+                parts += ["", *compared(found, columns, self.markdown)]
+            click.echo(printable("\n".join([*parts, ""])))
+        click.echo(line(made, {"compared": asdict(found)} if found else None).translate(ESCAPED))
+
+
+def report_options(benchmark: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options that all benchmarks have, given to the verb as one `output`."""
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        from functools import wraps
+
+        @wraps(verb)
+        def called(
+            *words: Any, as_json: bool, markdown: bool, csv: Path | None, compare: Path | None, **named: Any
+        ) -> None:
+            verb(*words, output=Output(benchmark, as_json, markdown, csv, compare).check(), **named)
+
+        path = click.Path(path_type=Path)
+        for option in (
+            click.option("--json", "as_json", is_flag=True, help="Print the line of JSON alone."),
+            click.option(
+                "--compare",
+                type=path,
+                metavar="FILE",
+                help="Show each figure over that of an earlier run: what it printed, or its line of JSON.",
+            ),
+            click.option("--csv", type=path, metavar="FILE", help="Write the rows as CSV too."),
+            click.option("--markdown", is_flag=True, help="Print the table in Markdown."),
+        ):
+            called = option(called)
+        return called
+
+    return decorate
+
+
+def tabled(made: Record, columns: Sequence[Column], markdown: bool) -> str:
+    """The rows, without the columns that all of them leave empty."""
+    used = [column for column in columns if any(row.figures.get(column.key) is not None for row in made.rows)]
+    rows = [(row.name, *(column.cell(row.figures.get(column.key)) for column in used)) for row in made.rows]
+    return drawn(rows, ("", *(column.title for column in used)), markdown)
+
+
+def compared(found: Comparison, columns: Sequence[Column], markdown: bool) -> list[str]:
+    """Now over then, with what to know about it."""
+    keys = [column for column in columns if any(column.key in row.figures for row in found.rows)]
+    rows = [
+        (row.name, *(f"{row.figures[one.key]:.3f}×" if one.key in row.figures else NONE for one in keys))
+        for row in found.rows
+    ]
+    titles = ("now over then", *(one.title for one in keys))
+    return [
+        f"compared with {found.file} of {found.date}",
+        *(f"warning: {warning}" for warning in found.warnings),
+        drawn(rows, titles, markdown),
+    ]
+
+
+def drawn(rows: Sequence[Sequence[str]], header: Sequence[str], markdown: bool) -> str:
+    """A table with its first column left, the others right in Markdown."""
+    if not markdown:
+        return table(rows, header)
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
+    head, *body = (
+        [
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        for row in cells
+    )
+    rule = ["-" * (width - 1) + ":" if column else "-" * width for column, width in enumerate(widths)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))
+
+
+def as_csv(made: Record) -> str:
+    """A line a row; a figure of several turns has three columns."""
+    from edge.bench.record import Spread
+
+    lines: list[dict[str, Any]] = []
+    for row in made.rows:
+        cells: dict[str, Any] = {"benchmark": made.benchmark, "date": made.date, "name": row.name}
+        cells |= {"sha256": row.sha256} if row.sha256 else {}
+        for key, figure in row.figures.items():
+            if isinstance(figure, Spread):
+                cells |= {key: figure.median, f"{key}_low": figure.low, f"{key}_high": figure.high}
+            else:
+                cells[key] = figure
+        lines.append(cells)
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, list(dict.fromkeys(key for cells in lines for key in cells)), lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def write(path: Path, text: str) -> None:
+    """The file, at once or not at all. Raises StoreError."""
+    from edge.errors import StoreError
+
+    draft = path.with_name(path.name + ".partial")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise StoreError(f"{path} cannot be written: {error.strerror}", hint="give another --csv") from error
