@@ -7,7 +7,6 @@ count and version of the libraries; under any other it counts as none.
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -23,6 +22,7 @@ from edge.machine.installed import installed
 
 VERSION = 1  # of what is measured and how; another one's figures are not comparable
 MAX_BYTES = 4 << 20
+LEAST, MOST = 1e-18, 1e12  # of seconds a weight; of any number
 MAX_ROWS = 20_000  # kernels in a file; some hundreds are written
 AGAIN = "run edge host --measure"
 
@@ -212,7 +212,7 @@ def _read(path: Path) -> Rates | None:
     try:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1)
-        return None if len(text) > MAX_BYTES else _rates(json.loads(text))
+        return None if len(text) > MAX_BYTES else parsed(json.loads(text))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
@@ -220,8 +220,8 @@ def _read(path: Path) -> Rates | None:
 R = TypeVar("R")
 
 
-def _rates(found: Mapping[str, Any]) -> Rates:
-    """Raises ValueError, TypeError or KeyError for anything that no measurement gives."""
+def parsed(found: Mapping[str, Any]) -> Rates:
+    """Rates out of JSON. Raises ValueError, TypeError or KeyError for anything that no measurement gives."""
     rates = Rates(
         key=_one(Key, found["key"]),
         bandwidth=_many(Bandwidth, found["bandwidth"]),
@@ -241,7 +241,7 @@ def _rates(found: Mapping[str, Any]) -> Rates:
     if not (rates.bandwidth and rates.kernels and rates.layers and rates.attention and rates.scaling):
         raise ValueError("a part is empty")
     timed = (*rates.kernels, *rates.onnx)
-    if not all(kernel.seconds and kernel.bits for kernel in timed) or not all(
+    if not all(kernel.seconds > LEAST and kernel.bits for kernel in timed) or not all(
         one.gbs for one in rates.bandwidth
     ):
         raise ValueError("something took no time")
@@ -264,8 +264,8 @@ def _of(kind: str, value: Any) -> Any:
         if isinstance(value, str):
             return value
     elif kind == "int":
-        if type(value) is int and value >= 1:
+        if type(value) is int and 1 <= value < MOST:
             return value
-    elif type(value) in (int, float) and math.isfinite(value) and value >= 0:
+    elif type(value) in (int, float) and 0 <= value < MOST:  # NaN is neither
         return float(value)
     raise ValueError(f"{value!r} where {kind} is expected")

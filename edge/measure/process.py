@@ -1,0 +1,76 @@
+"""The measurement in a process of its own: what it takes of memory ends with it, and a crash is only its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from edge import rates
+from edge.errors import EdgeError, EngineError, StoreError
+from edge.rates import Rates
+
+SECONDS = 120  # of a machine that is hopelessly busy
+
+
+def run(report: Callable[[str], None], kinds: Sequence[str]) -> Rates:
+    """Start it, pass its reports on, take its rates. The folder of its files is removed whatever happens."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="edge-measure-", ignore_cleanup_errors=True) as folder:
+            return listen([sys.executable, "-m", "edge.measure.process", folder, *kinds], report)
+    except OSError as error:
+        raise StoreError(
+            f"the host cannot be measured: {error.strerror}", hint="make room or set TMPDIR to another folder"
+        ) from error
+
+
+def listen(command: Sequence[str], report: Callable[[str], None]) -> Rates:
+    """A line of JSON at a time: a text to report, the error that ended it, or the rates."""
+    found: Rates | None = None
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as child:
+        try:
+            for line in child.stdout or ():
+                what = json.loads(line)
+                if "error" in what:
+                    raise EngineError(what["error"], hint=what["hint"])
+                if "report" in what:
+                    report(what["report"])
+                else:
+                    found = rates.parsed(what["rates"])
+            child.wait(SECONDS)
+        except BaseException:
+            child.kill()
+            raise
+    if found is None:
+        raise EngineError(
+            f"the measurement ended with code {child.returncode}",
+            hint="update llama-cpp-python; a crash in it is a bug of llama.cpp on this CPU",
+        )
+    return found
+
+
+def main() -> None:
+    from edge.measure.whole import Size, whole
+
+    folder, *kinds = sys.argv[1:]
+
+    def tell(**what: object) -> None:
+        print(json.dumps(what), flush=True)
+
+    try:
+        measured = whole(Path(folder), Size(tuple(kinds)), lambda text: tell(report=text))
+    except EdgeError as error:
+        tell(error=str(error), hint=error.hint)
+        return
+    except OSError as error:
+        tell(error=f"the host cannot be measured: {error.strerror}", hint="make room or set TMPDIR")
+        return
+    tell(rates=asdict(measured))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""All of a host's measurement, in order; `edge.measure` runs it in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter, time
+
+from edge.engine.binding import llama
+from edge.machine import host
+from edge.machine.power import marks, power_state
+from edge.measure import blocks
+from edge.measure.bandwidth import bandwidth
+from edge.measure.kernels import attention, bare, kernels, scaling
+from edge.measure.onnx import onnx_rates
+from edge.rates import Kernel, Rates, key_of
+
+Report = Callable[[str], None]
+FEW = 2  # cores on which everything is measured with any number of threads
+ALIKE = 0.02  # fewer threads that come so near are as good
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: which types, none for all, and for how many seconds in proportion."""
+
+    kinds: tuple[str, ...] = ()
+    seconds: float = 1.0
+    onnx: bool = True
+
+
+def whole(folder: Path, size: Size, report: Report) -> Rates:
+    """Measure this host; files are made in `folder`. Raises EngineError where llama.cpp refuses."""
+    began, machine = perf_counter(), host()
+    kinds = size.kinds or blocks.kinds()
+    cores = machine.cpu.cores
+    llama()
+    report(f"memory bandwidth by 1 to {cores} threads")
+    counts = counts_of(cores)
+    before = power_state()
+    read = bandwidth(counts, machine.memory.available_bytes, seconds=1.0 * size.seconds)
+    report("which number of threads is fastest")
+    scales = scaling(folder, counts, seconds=2.0 * size.seconds)
+    prefill = fastest({one.threads: one.prefill for one in scales})
+    decode = fastest({one.threads: one.decode for one in scales})
+    some = counts if cores <= FEW else tuple(sorted({prefill, decode}))
+    report("what a layer takes beside its matrices")
+    without = bare(folder, some, seconds=1.2 * size.seconds)
+    attends = attention(folder, some, seconds=1.5 * size.seconds)
+    report(f"matrices of {len(kinds)} types by {' and '.join(map(str, some))} threads")
+    found, layers = kernels(folder, kinds, some, without, seconds=8.0 * size.seconds)
+    onnx: tuple[Kernel, ...] = ()
+    if size.onnx:
+        report("ONNX Runtime")
+        onnx = onnx_rates(prefill)
+    noise = median(kernel.spread for kernel in found)
+    after = power_state()
+    return Rates(
+        key=key_of(machine),
+        bandwidth=read,
+        kernels=found,
+        layers=layers,
+        attention=attends,
+        scaling=scales,
+        prefill_threads=prefill,
+        decode_threads=decode,
+        step_seconds=without.step,
+        noise=noise,
+        measured_at=time(),
+        seconds=perf_counter() - began,
+        onnx=onnx,
+        state=asdict(after),
+        marks=marks(before, after, noise),
+    )
+
+
+def counts_of(cores: int) -> tuple[int, ...]:
+    """Counts of threads to try: powers of two, what lies half-way between them, and all cores."""
+    powers = [1 << power for power in range(cores.bit_length())]
+    halfway = [3 * power // 2 for power in powers if power > 1]
+    return tuple(sorted({count for count in (*powers, *halfway, cores) if count <= cores}))
+
+
+def fastest(shares: dict[int, float]) -> int:
+    """The fewest threads that come near the best."""
+    return min(count for count, share in shares.items() if share >= 1 - ALIKE)
