@@ -31,7 +31,7 @@ LAYERS = [
     {"edge.tasks", "edge.measure"},
     {"edge.chat"},
     {"edge.engine", "edge.onnx", "edge.structure"},
-    {"edge.choose"},
+    {"edge.choose", "edge.candidate", "edge.hub_choice"},
     {"edge.planner"},
     {"edge.kv", "edge.speed", "edge.artifact"},
     {
@@ -43,7 +43,7 @@ LAYERS = [
         "edge.tuned",
         "edge.evidence",
     },
-    {"edge.gguf_header", "edge.onnx_folder", "edge.home", "edge.peak", "edge.sizes"},
+    {"edge.gguf_header", "edge.onnx_folder", "edge.home", "edge.peak", "edge.sizes", "edge.goals"},
     {"edge.errors"},
 ]
 

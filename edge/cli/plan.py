@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from edge.cli.output import emit_json, json_option, printable, size, table
-from edge.cli.references import complete_ref
+from edge.cli.references import complete_ref, goal_option
+from edge.errors import RequestError
 
 if TYPE_CHECKING:
     from edge.planner import Plan
@@ -21,14 +22,37 @@ if TYPE_CHECKING:
     "--kv", type=click.Choice(["f16", "q8_0", "q4_0"]), help="Type of keys and values.  [f16, or what fits]"
 )
 @click.option("--memory", metavar="SIZE", help='Plan for this much, such as "512MiB".')
+@click.option("--all", "every", is_flag=True, help="Every file and level of the model, and which to take.")
+@goal_option
 @json_option
 def command(
-    ref: str, ctx: int | None, parallel: int, kv: str | None, memory: str | None, as_json: bool
+    ref: str,
+    ctx: int | None,
+    parallel: int,
+    kv: str | None,
+    memory: str | None,
+    every: bool,
+    goal: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Say what fits and how it would run, before loading.
 
     Reads only the file's header. Exits with 4 when it does not fit, naming the nearest setting that does.
+
+    With --all REF may be a checkpoint's folder, too. Side by side stand the files of the model that are here and the
+    levels it could be converted to: predicted speed for a prompt of 512 tokens, measured divergence (kld, nats a
+    token), and the one to take, by default the fastest that is no larger and no worse than Q4_K_M.
+
+    
+      edge plan --all ./checkpoint
+      edge plan --all smollm2-135m-instruct --goal memory=300MiB --goal speed
     """
+    if every:
+        refuse_beside_all(parallel, kv)
+        show_all(ref, ctx, memory, goal, as_json)
+        return
+    if goal:
+        raise RequestError("--goal chooses among several files", hint="give --all with it")
     from edge.planner import plan
 
     decided = plan(ref, ctx=ctx, parallel=parallel, kv=kv, memory=memory)
@@ -37,6 +61,29 @@ def command(
     else:
         click.echo(describe(decided))
     decided.require_fit()
+
+
+def refuse_beside_all(parallel: int, kv: str | None) -> None:
+    """Raise RequestError for what the comparison has no use for."""
+    for option, given in (("--parallel", parallel != 1), ("--kv", kv is not None)):
+        if given:
+            raise RequestError(
+                f"{option} does not go with --all", hint="give it to a plan of the one you take"
+            )
+
+
+def show_all(ref: str, ctx: int | None, memory: str | None, goal: tuple[str, ...], as_json: bool) -> None:
+    """Every file form side by side. Raises DoesNotFit when none fits, naming the smallest."""
+    from edge.cli.plan_table import side_by_side
+    from edge.convert.choices import choices
+    from edge.goals import goal_of
+
+    found = choices(ref, goal_of(goal), ctx=ctx, memory=memory).choice
+    if as_json:
+        emit_json(found)
+    else:
+        click.echo(side_by_side(found))
+    _ = found.picked  # raises where there is none
 
 
 def describe(decided: Plan) -> str:

@@ -1,4 +1,4 @@
-"""What the shell completes a model reference to."""
+"""What the shell completes a model reference to, and the option by which one of its files is chosen."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import click
 
 from edge import store
 from edge.errors import EdgeError
+
+goal_option = click.option(
+    "--goal",
+    multiple=True,
+    metavar="GOAL",
+    help="speed, quality, balanced, memory=SIZE or ttft=SECONDS; may be repeated.  [balanced]",
+)
 
 
 def complete_ref(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

@@ -1,0 +1,195 @@
+"""Every file form of a model side by side: what is here, and what could be made of it, with this host's pick."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edge import rates as measured
+from edge import store
+from edge.artifact import is_onnx, of_gguf, of_onnx, refusals
+from edge.candidate import HERE, MAKE, Candidate
+from edge.choose import Choice, choose
+from edge.errors import EdgeError
+from edge.evidence import digest_of, qualities_of
+from edge.gguf_header import Header
+from edge.goals import Goal
+from edge.machine import Host, host
+from edge.memory import Cache, predict
+from edge.planner import LOGITS_ROWS, choose_context
+from edge.sizes import parse_size
+
+from .candidates import Levels, candidates, fingerprint_of
+from .source import title_of
+
+MOST_FILES = 200  # of a folder that are looked at
+CACHE = Cache(rows=LOGITS_ROWS)
+CALIBRATE = "needs an importance matrix: --calibrate or --imatrix"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The choice, with the candidates behind it, and the levels' source: a checkpoint folder or a GGUF file."""
+
+    choice: Choice
+    candidates: tuple[Candidate, ...]
+    source: Path
+
+    @property
+    def picked(self) -> Candidate:
+        """Raises as `Choice.picked`."""
+        name = self.choice.picked.artifact
+        return next(one for one in self.candidates if one.artifact == name)
+
+
+def choices(
+    ref: str,
+    goal: Goal,
+    *,
+    ctx: int | None = None,
+    memory: float | str | None = None,
+    name: str | None = None,
+    calibrated: bool = False,
+    on: Host | None = None,
+) -> Found:
+    """Choose among the files of a model that are here and the levels it could be converted to.
+
+    Here are: the model itself, those in the store, and the GGUF files in its folder, in the folder above a
+    checkpoint's and in the current one that have its fingerprint; ONNX folders beside it that begin with its name.
+
+    ctx, memory  as `edge.plan` takes them
+    name         what converted files are to begin with
+    calibrated   levels that need an importance matrix get one
+
+    Raises as `edge.plan` and as `convert` do before they load or write, RequestError as `choose`.
+    """
+    machine = on or host()
+    model = store.resolve(ref)
+    budget = machine.memory.available_bytes
+    if memory is not None:
+        budget = min(budget, parse_size(memory))
+    found = [of_folder(model, ctx)] if is_onnx(model) else [*of_model(model, ctx, name, calibrated, machine)]
+    chosen = choose(
+        found,
+        measured.load(machine),
+        goal,
+        budget=budget,
+        unmeasured=measured.why_none(machine),
+    )
+    return Found(chosen, tuple(found), model.path)
+
+
+def of_model(
+    model: store.Model, ctx: int | None, name: str | None, calibrated: bool, machine: Host
+) -> Iterator[Candidate]:
+    """A GGUF model or a checkpoint, its other files, and its levels that are not among them."""
+    made = candidates(model.path, name=name)
+    levels = set()
+    if made.of_level:  # a checkpoint itself does not run
+        source = replace(of_file(model, ctx, machine), is_source=True)
+        levels.add(source.level)
+        yield source
+    for other in others(model, made):
+        with suppress(EdgeError):  # one that is damaged is no candidate
+            one = of_folder(other, ctx) if is_onnx(other) else of_file(other, ctx, machine)
+            levels.add(one.level)
+            yield one
+    note = f"made from {made.of_level}, and what that lost stays lost" if made.of_level else ""
+    for level in made.levels:
+        if level.level.upper() not in levels:
+            yield Candidate(
+                artifact=level.name,
+                level=level.level.upper(),
+                bytes=level.bytes,
+                memory_bytes=needed(level.header, ctx, machine),
+                where=MAKE,
+                header=level.header,
+                ceiling=made.types,
+                generates=not refusals(level.header),
+                blocked=CALIBRATE if level.needs_importance and not calibrated else "",
+                note=note,
+            )
+
+
+def of_file(model: store.Model, ctx: int | None, machine: Host) -> Candidate:
+    """A GGUF file that is here. Raises as `edge.plan`."""
+    found = of_gguf(model, machine)
+    assert found.header is not None
+    context, _ = choose_context(found.trained, ctx)
+    return Candidate(
+        artifact=model.name if model.added else str(model.path),
+        level=found.level,
+        bytes=found.header.file_bytes,
+        memory_bytes=found.predict(context, CACHE, 0).total_bytes,
+        where=HERE,
+        header=found.header,
+        qualities=qualities_of(model.path),
+        generates=not found.refusals,
+    )
+
+
+def of_folder(model: store.Model, ctx: int | None) -> Candidate:
+    """An ONNX folder that is here. Raises as `edge.plan`."""
+    found = of_onnx(model)
+    context, _ = choose_context(found.trained, ctx)
+    return Candidate(
+        artifact=model.name if model.added else str(model.path),
+        level=f"onnx {found.level}",
+        bytes=model.bytes,
+        memory_bytes=found.predict(context, Cache(type="f32"), 0).total_bytes,
+        where=HERE,
+        generates=not found.refusals,
+        note="of ONNX no speed is predicted and no divergence kept",
+    )
+
+
+def needed(header: Header, ctx: int | None, machine: Host) -> int:
+    """Bytes that a file of this header would take to run, at the context that `edge plan` would choose."""
+    trained = header.get("{arch}.context_length", int)
+    context, _ = choose_context(trained, ctx)
+    return predict(header, context, CACHE, isa=machine.cpu.isa).total_bytes
+
+
+def others(model: store.Model, made: Levels) -> Iterator[store.Model]:
+    """Other files of the same model, each once whatever it is called."""
+    seen = {model.path.resolve()}
+    digests = set() if model.path.is_dir() else {digest_of(model.path)}
+    for other in (*kept(), *lying(model, made.title)):
+        path = other.path.resolve()
+        if path in seen:
+            continue
+        seen.add(path)
+        if is_onnx(other):
+            yield other
+        elif path.is_file() and fingerprint_of(path) == made.fingerprint:
+            digest = digest_of(path)
+            if digest not in digests:
+                digests.add(digest)
+                yield other
+
+
+def kept() -> Iterator[store.Model]:
+    """The GGUF models in the store; a damaged store is no reason to fail for another model."""
+    with suppress(EdgeError):
+        yield from (model for model in store.models() if model.path.suffix == ".gguf")
+
+
+def lying(model: store.Model, title: str) -> Iterator[store.Model]:
+    """GGUF files and ONNX folders where this model's would be."""
+    path = model.path.resolve()
+    for folder in dict.fromkeys([path.parent, Path.cwd()]):
+        with suppress(OSError):
+            paths = sorted(folder.glob("*.gguf"))[:MOST_FILES]
+            for beside in (*paths, *sorted(folder.glob(f"{title}-*/"))[:MOST_FILES]):
+                with suppress(EdgeError, OSError):
+                    if beside.is_file() or is_onnx_folder(beside, title):
+                        yield store.resolve(str(beside.absolute()))
+
+
+def is_onnx_folder(path: Path, title: str) -> bool:
+    """Whether it is an ONNX folder of that title, whatever its level."""
+    from edge.onnx_folder import is_folder
+
+    return is_folder(path) and title_of(Path(f"{path.name}.gguf")) == title

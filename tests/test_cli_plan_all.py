@@ -1,0 +1,154 @@
+"""`edge plan --all`: the JSON contract, the screen, contradictory goals, what does not fit."""
+
+import json
+import shutil
+
+import pytest
+import tiny_checkpoints
+from tiny import tiny_llama
+
+from edge import rates
+from edge.cli import run
+from edge.convert.quantize import levels
+from edge.machine import host
+
+FIELDS = ("artifact", "level", "bytes", "fits", "prefill_tps", "decode_tps", "kld_mean", "reason")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return str(tiny_checkpoints.write("llama", tmp_path_factory.mktemp("source") / "model"))
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def measure(**changes):
+    """Keep rates of this host by which every type takes a nanosecond for as many bits as it has."""
+    machine = host()
+    threads = machine.cpu.cores
+    from edge.candidate import BITS
+
+    kernels = tuple(
+        rates.Kernel(kind, 64, threads, rows, bits * 1e-9, bits, 0.0)
+        for kind, bits in BITS.items()
+        for rows in (1, 512)
+    )
+    rates.save(
+        rates.Rates(
+            key=changes.pop("key", rates.key_of(machine)),
+            bandwidth=(rates.Bandwidth(threads, 10.0, 10.0, 10.0),),
+            kernels=kernels,
+            layers=(rates.Layer(64, threads, 1, 0.0),),
+            attention=(rates.Attention(threads, 1, 0.0),),
+            scaling=(rates.Scaling(threads, 1.0, 1.0),),
+            prefill_threads=threads,
+            decode_threads=threads,
+            step_seconds=0.0,
+            noise=0.0,
+            measured_at=0.0,
+            seconds=1.0,
+            **changes,
+        )
+    )
+
+
+def planned(capsys, *args):
+    assert run(["plan", "--all", *args, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return json.loads(out)
+
+
+def test_the_json_has_a_row_for_every_level_and_the_pick(source, capsys):
+    found = planned(capsys, source)
+    assert {row["level"].lower() for row in found["rows"]} == set(levels())
+    assert all(tuple(row) == FIELDS for row in found["rows"])
+    assert found["pick"] == "model-q4_k_m.gguf"
+    assert "quality not measured: run `edge bench quality" in found["reason"]
+    assert all(row["prefill_tps"] is row["decode_tps"] is row["kld_mean"] is None for row in found["rows"])
+    assert any("run edge host --measure" in note for note in found["notes"])
+
+
+def test_with_a_measured_host_speeds_are_those_of_the_plan_of_the_file(tmp_path, capsys):
+    path = str(tiny_llama(tmp_path / "tiny.gguf", ctx=1024))
+    measure()
+    rows = {row["level"]: row for row in planned(capsys, path)["rows"]}
+    assert rows["Q8_0"]["prefill_tps"] > rows["F32"]["prefill_tps"]
+    assert run(["plan", path, "--json"]) == 0
+    speed = json.loads(capsys.readouterr().out)["speed"]
+    assert rows["F32"]["prefill_tps"] == pytest.approx(speed["prefill_tps"])
+    assert rows["F32"]["decode_tps"] == pytest.approx(speed["decode_tps"])
+    assert planned(capsys, path, "--goal", "quality")["pick"] == path
+    assert planned(capsys, path, "--goal", "speed")["pick"] != path
+
+
+@pytest.mark.parametrize("stale", ["marks", "library", "damaged"])
+def test_rates_that_are_stale_or_marked_are_no_evidence(stale, source, capsys, home):
+    if stale == "marks":
+        measure(marks=("busy: other processes used 90 % of the CPUs",))
+    elif stale == "library":
+        measure(key=rates.Key(**{**vars(rates.key_of(host())), "llama_cpp": "0.0.1"}))
+    else:
+        home.mkdir()
+        (home / "rates.json").write_text('{"key": 1')
+    found = planned(capsys, source)
+    assert all(row["prefill_tps"] is None for row in found["rows"])
+    (note,) = [note for note in found["notes"] if note.startswith("speeds: ")]
+    assert {"marks": "busy", "library": "0.0.1", "damaged": "damaged"}[stale] in note
+    assert run(["plan", "--all", source, "--goal", "ttft=1"]) == 2
+    assert "ttft=1 cannot be judged" in capsys.readouterr().err
+
+
+def test_the_screen_marks_the_pick_in_a_hundred_columns(source, capsys):
+    assert run(["plan", "--all", source]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert lines[0].split() == ["LEVEL", "SIZE", "FITS", "PREFILL", "DECODE", "KLD", "WHERE", "FILE"]
+    (pick,) = [line for line in lines if line.startswith("▸")]
+    assert pick.split()[1] == "Q4_K_M"
+    assert any(line.startswith("pick      Q4_K_M: ") for line in lines)
+    assert any(line.startswith("speeds    this host is not measured") for line in lines)
+
+
+def test_a_long_name_is_cut_at_its_beginning(source, tmp_path, capsys):
+    folder = tmp_path / ("a-name-of-many-words" * 4)
+    shutil.copytree(source, folder)
+    assert run(["plan", "--all", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert any(line.endswith("words-q4_k_m.gguf") and "…" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["--goal", "speed", "--goal", "quality"], 2, "speed and quality contradict each other"),
+        (["--goal", "cheap"], 2, "'cheap' is not a goal"),
+        (["--goal", "memory=1MiB"], 4, "nothing fits in 1 MiB: the smallest to run, "),
+        (["--memory", "1MiB"], 4, "nothing fits in 1 MiB: the smallest to run, "),
+        (["--parallel", "2"], 2, "--parallel does not go with --all"),
+        (["--kv", "q8_0"], 2, "--kv does not go with --all"),
+        (["--ctx", "0"], 2, "out of range"),
+    ],
+)
+def test_refusals_are_one_line(args, code, says, source, capsys):
+    assert run(["plan", "--all", source, *args]) == code
+    err = capsys.readouterr().err
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_what_does_not_fit_is_shown_all_the_same(source, capsys):
+    assert run(["plan", "--all", source, "--memory", "1MiB", "--json"]) == 4
+    found = json.loads(capsys.readouterr().out)
+    assert found["pick"] is None
+    assert not any(row["fits"] for row in found["rows"])
+
+
+def test_a_goal_without_all_is_refused(source, capsys):
+    assert run(["plan", source, "--goal", "speed"]) == 2
+    assert "give --all" in capsys.readouterr().err
