@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from edge import store
-from edge.cli.output import emit_json, is_terminal, json_option, size
-from edge.cli.references import complete_ref
+from edge.cli.output import emit_json, is_terminal, json_option, printable, size
+from edge.cli.references import complete_ref, goal_option
+from edge.errors import RequestError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -23,8 +24,10 @@ VERBS = {"fetch": "fetching", "check": "checking", "wait": "waiting for another 
 @click.command()
 @click.argument("ref", shell_complete=complete_ref)
 @click.option("--as", "name", metavar="NAME", help="Keep it under this name.")
+@click.option("--for-host", is_flag=True, help="Take the file of a repository that this machine should run.")
+@goal_option
 @json_option
-def command(ref: str, name: str | None, as_json: bool) -> None:
+def command(ref: str, name: str | None, for_host: bool, goal: tuple[str, ...], as_json: bool) -> None:
     """Fetch a model, check it, keep it.
 
     REF is one of:
@@ -42,10 +45,16 @@ def command(ref: str, name: str | None, as_json: bool) -> None:
 
     Of a repository alone the Q4_K_M or only GGUF file is taken, since it runs as it is; where there is none,
     the checkpoint (config.json, tokenizer, safetensors) or LoRA adapter. Pickles and code are never fetched.
+    With --for-host the GGUF file is chosen by names, sizes and what was measured of this machine, and the reason said;
+    without a measured quality that stays Q4_K_M, unless a --goal asks for something else.
 
     An interrupted download goes on where it stopped. HF_TOKEN, HF_ENDPOINT and HF_HOME are honoured;
     HF_HUB_OFFLINE=1 or EDGE_OFFLINE=1 rules the network out.
     """
+    if goal and not for_host:
+        raise RequestError("--goal chooses among several files", hint="give --for-host with it")
+    if for_host:
+        ref = chosen(ref, goal)
     started = time.monotonic()
     with drawing(f"pulling {ref}") as report:
         model = store.pull(ref, name, report)
@@ -54,6 +63,18 @@ def command(ref: str, name: str | None, as_json: bool) -> None:
         return
     click.echo(f"{model.name} is here and whole ({time.monotonic() - started:.1f} s)", err=True)
     click.echo("  ".join(filter(None, (model.name, size(model.bytes), model.licence, str(model.path)))))
+
+
+def chosen(ref: str, goal: tuple[str, ...]) -> str:
+    """The reference of the file that this host should run, with the reason on stderr."""
+    from edge.goals import goal_of
+    from edge.hub_choice import choose_file
+
+    choice = choose_file(ref, goal_of(goal))
+    row = choice.picked
+    lines = (f"{row.level} of {len(choice.rows)} files: {choice.reason}", *choice.notes)
+    click.echo(printable("\n".join(lines)), err=True)
+    return row.artifact
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,9 +32,42 @@ def wanted(ref: Hub) -> tuple[list[Wanted], str]:
     Of a checkpoint in shards the index is fetched, to know them. Raises ModelNotFound, RequestError (ambiguous),
     DownloadError, or UnsafeFile for pickles and for an index that cannot be followed.
     """
-    from huggingface_hub import HfApi, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+    info, refused = listed(ref)
+    headers = tuple(build_hf_headers(library_name="edge-runtime").items())
+    siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+
+    def promised(path: str, name: str) -> Wanted:
+        check_member(path, f"hf:{ref.repo}/{path}")  # the listing is the server's word
+        sibling = siblings[path]
+        return Wanted(
+            name=name,
+            source=f"hf:{ref.repo}/{path}@{info.sha}",
+            origin=Remote(hf_hub_url(ref.repo, path, revision=info.sha), headers, refused),
+            bytes=sibling.lfs.size if sibling.lfs else sibling.size,
+            sha256=sibling.lfs.sha256 if sibling.lfs else "",
+            git_sha1="" if sibling.lfs else sibling.blob_id or "",
+            promised_by="the hub",
+        )
+
+    paths = list(siblings)
+    if parts := checkpoint(paths, ref, lambda: small(promised(checkpoints.INDEX, checkpoints.INDEX))):
+        files = [promised(path, path) for path in parts]
+    else:
+        files = [promised(path, Path(path).name) for path in choose(paths, ref)]
+    licences = [tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")]
+    return files, one_line(", ".join(licences))
+
+
+def listed(ref: Hub) -> tuple[ModelInfo, str]:
+    """What the hub says of a repository, and what to do where it refuses a file of it.
+
+    Raises ModelNotFound or DownloadError.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi(library_name="edge-runtime")
     refused = (
@@ -62,30 +96,28 @@ def wanted(ref: Hub) -> tuple[list[Wanted], str]:
                 f"{api.endpoint} does not speak the hub's API", hint="check HF_ENDPOINT"
             ) from None
 
-    info = patiently(ask, api.endpoint.partition("://")[2])
-    headers = tuple(build_hf_headers(library_name="edge-runtime").items())
-    siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
+    return patiently(ask, api.endpoint.partition("://")[2]), refused
 
-    def promised(path: str, name: str) -> Wanted:
-        check_member(path, f"hf:{ref.repo}/{path}")  # the listing is the server's word
-        sibling = siblings[path]
-        return Wanted(
-            name=name,
-            source=f"hf:{ref.repo}/{path}@{info.sha}",
-            origin=Remote(hf_hub_url(ref.repo, path, revision=info.sha), headers, refused),
-            bytes=sibling.lfs.size if sibling.lfs else sibling.size,
-            sha256=sibling.lfs.sha256 if sibling.lfs else "",
-            git_sha1="" if sibling.lfs else sibling.blob_id or "",
-            promised_by="the hub",
-        )
 
-    paths = list(siblings)
-    if parts := checkpoint(paths, ref, lambda: small(promised(checkpoints.INDEX, checkpoints.INDEX))):
-        files = [promised(path, path) for path in parts]
-    else:
-        files = [promised(path, Path(path).name) for path in choose(paths, ref)]
-    licences = [tag.partition(":")[2] for tag in info.tags or () if tag.startswith("license:")]
-    return files, one_line(", ".join(licences))
+def ggufs(ref: Hub) -> list[tuple[str, int]]:
+    """Each GGUF model of a repository: the reference that pulls it, at the commit it has now, and its bytes.
+
+    What is not whole, of unknown length or of a name that cannot be used is left out. Raises as `listed`.
+    """
+    info, _ = listed(ref)
+    sizes = {
+        sibling.rfilename: sibling.lfs.size if sibling.lfs else sibling.size
+        for sibling in info.siblings or ()
+    }
+    found = []
+    for parts in models_of(list(sizes)):
+        lengths = [sizes[part] for part in parts]
+        with suppress(RequestError, UnsafeFile):
+            complete(parts)
+            check_member(parts[0], f"hf:{ref.repo}/{parts[0]}")
+            if all(length for length in lengths):
+                found.append((f"hf:{ref.repo}/{parts[0]}@{info.sha}", sum(length or 0 for length in lengths)))
+    return found
 
 
 def small(wanted: Wanted) -> bytes:
