@@ -74,7 +74,9 @@ def open_torch(path: str, threads: int, context: int) -> tuple[Stream, int]:
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch  # type: ignore[import-not-found,unused-ignore]
     from transformers import AutoModelForCausalLM  # type: ignore[import-not-found,unused-ignore]
+    from transformers.utils import logging  # type: ignore[import-not-found,unused-ignore]
 
+    logging.disable_progress_bar()
     torch.set_num_threads(threads)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 

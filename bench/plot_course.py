@@ -26,7 +26,9 @@ def draw(report: Report, path: Path) -> None:
             seconds, tps = zip(*turn, strict=True)
             axes.plot(seconds, tps, marker=marker, ms=3.5, lw=1, color=colour, label=label)
             label = "_nolegend_"
+    axes.margins(0.03, 0.1)
     axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
     axes.set_xlabel("time since the first counted turn (s)")
     axes.set_ylabel("decode (tokens a second)")
     handles, names = axes.get_legend_handles_labels()
@@ -48,8 +50,10 @@ def draw(report: Report, path: Path) -> None:
         handles, names, frameon=False, fontsize=8, ncols=len(names), loc="upper center",
         bbox_to_anchor=(0.5, -0.13),
     )  # fmt: skip
-    decided = report.plan
+    decided, threads = report.plan, report.plan.threads.decode
     axes.set_title(
-        f"{decided.artifact} ({decided.level}), {decided.threads.decode} threads", fontsize=10, loc="left"
+        f"{decided.artifact} ({decided.level}), {threads} thread{'s' * (threads > 1)}",
+        fontsize=10,
+        loc="left",
     )
     save(figure, path)

@@ -6,7 +6,7 @@ set -euo pipefail
 target=${1:?usage: bench/peers/llama.cpp.sh DIR [PROGRAM…]}
 shift
 programs=("$@")
-[ $# -gt 0 ] || programs=(llama-bench llama-completion llama-server)
+[ $# -gt 0 ] || programs=(llama-bench llama-completion llama-server llama-perplexity llama-quantize llama-imatrix)
 python=$(command -v "${PYTHON:-.venv/bin/python}")
 case $python in /*) ;; *) python=$PWD/$python ;; esac
 

@@ -96,7 +96,7 @@ class Output:
         if self.compare:
             found = compare(made, earlier(self.compare, self.benchmark), self.compare)
         if not self.as_json:
-            parts = [tabled(made, columns, self.markdown), *notes]
+            parts = [*heading(made), tabled(made, columns, self.markdown), *notes]
             parts += [f"no evidence: {mark}" for mark in made.host.marks]
             if found:
                 parts += ["", *compared(found, columns, self.markdown)]
@@ -132,6 +132,12 @@ def report_options(benchmark: str) -> Callable[[Callable[..., None]], Callable[.
         return called
 
     return decorate
+
+
+def heading(made: Record) -> list[str]:
+    """What was measured, how, and with how many turns."""
+    settings = made.settings.items()
+    return [", ".join(f"{name} {value}" for name, value in settings), ""] if settings else []
 
 
 def tabled(made: Record, columns: Sequence[Column], markdown: bool) -> str:
