@@ -24,6 +24,7 @@ VERSION = 1  # of what is measured and how; another one's figures are not compar
 MAX_BYTES = 4 << 20
 LEAST, MOST = 1e-18, 1e12  # of seconds a weight; of any number
 MAX_ROWS = 20_000  # kernels in a file; some hundreds are written
+LATEST = 250_000_000_000.0  # seconds since 1970; datetime ends with the year 9999
 AGAIN = "run edge host --measure"
 
 
@@ -240,6 +241,8 @@ def parsed(found: Mapping[str, Any]) -> Rates:
     )
     if not (rates.bandwidth and rates.kernels and rates.layers and rates.attention and rates.scaling):
         raise ValueError("a part is empty")
+    if rates.measured_at > LATEST:
+        raise ValueError("a date that no calendar has")
     timed = (*rates.kernels, *rates.onnx)
     if not all(kernel.seconds > LEAST and kernel.bits for kernel in timed) or not all(
         one.gbs for one in rates.bandwidth

@@ -415,7 +415,7 @@ def test_imports_nothing_heavy():
 def test_json_has_the_promised_keys():
     result = CliRunner().invoke(command, ["--json"])
     printed = json.loads(result.stdout)
-    assert list(printed) == ["cpu", "memory", "accelerators", "backends", "chosen"]
+    assert list(printed) == ["cpu", "memory", "accelerators", "backends", "chosen", "rates", "why_no_rates"]
     assert list(printed["cpu"])[:3] == ["name", "isa", "cores"]
     assert list(printed["memory"]) == ["total_bytes", "available_bytes", "limit_bytes"]
     assert all(list(backend) == ["name", "usable", "reason"] for backend in printed["backends"])

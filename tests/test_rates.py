@@ -108,6 +108,7 @@ def spoil(found, path, value):
         (("state",), 7),
         (("key",), "all"),
         (("noise",), None),
+        (("measured_at",), 1e300),
         (("prefill_threads",), -1),
     ],
 )

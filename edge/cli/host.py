@@ -2,25 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
-from edge.cli.output import emit_json, json_option, size, table
+from edge import rates
+from edge.cli import host_rates
+from edge.cli.output import emit_json, json_option, plain, size, table
 from edge.machine import Cpu, Host, Memory, host
 
 
 @click.command(name="host")
+@click.option("--measure", "again", is_flag=True, help="Measure how fast it is (some 20 s), and keep that.")
+@click.option(
+    "--sort",
+    "by",
+    type=click.Choice(("decode", "prefill")),
+    default="decode",
+    show_default=True,
+    help="With --measure: which rate the types are sorted by.",
+)
 @json_option
-def command(as_json: bool) -> None:
+def command(again: bool, by: str, as_json: bool) -> None:
     """Say what this machine is and which backend it gets."""
     found = host()
+    if again:
+        measured(found, by, as_json)
+        return
+    kept = rates.load(found)
     if as_json:
-        emit_json(found)
+        emit_json({**plain(found), "rates": kept, "why_no_rates": "" if kept else rates.why_none(found)})
     else:
-        click.echo(describe(found))
+        rows = host_rates.in_brief(kept) if kept else [("measured", f"no: {rates.why_none(found)}")]
+        click.echo(describe(found, rows))
 
 
-def describe(host: Host) -> str:
-    """The host as aligned text."""
+def measured(found: Host, by: str, as_json: bool) -> None:
+    """Measure, keep and print. Raises EngineError or StoreError; what was measured is printed all the same."""
+    from edge.measure import measure
+
+    taken = measure(lambda doing: click.echo(doing, err=True))
+    try:
+        rates.save(taken)
+    finally:
+        if as_json:
+            emit_json({**plain(found), "rates": taken, "why_no_rates": ""})
+        else:
+            click.echo(host_rates.in_full(taken, by))
+
+
+def describe(host: Host, measured: Sequence[tuple[str, str]] = ()) -> str:
+    """The host as aligned text, with what was measured of it."""
     gpus = [
         f"{gpu.name} ({gpu.kind}), {'usable' if gpu.usable else 'not usable'}" for gpu in host.accelerators
     ]
@@ -34,7 +66,7 @@ def describe(host: Host) -> str:
     ]
     rejected = table([(option.choice, option.reason) for option in host.chosen.rejected])
     labels = ("rejected", *("" for _ in host.chosen.rejected))
-    return table([*facts, *zip(labels, rejected.splitlines(), strict=False)])
+    return table([*facts, *zip(labels, rejected.splitlines(), strict=False), *measured])
 
 
 def cores(cpu: Cpu) -> str:
