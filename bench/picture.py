@@ -11,9 +11,9 @@ from edge.errors import RequestError, StoreError
 
 # Of Okabe and Ito's palette, told apart by every eye and in print
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
-MARKERS = ("o", "s", "^", "D", "v")
-GREY = "#666666"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
+MARKERS = ("o", "s", "^", "D", "v", "P")
+GREY, BLACK = "#666666", "#222222"
 Place = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, bottom, right, top
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .picture import COLOURS, GREY, MARKERS, RED, canvas, plain, save
+from .picture import BLACK, COLOURS, GREY, MARKERS, canvas, plain, save
 
 if TYPE_CHECKING:
     from .speed import Report
@@ -36,9 +36,9 @@ def draw(report: Report, path: Path) -> None:
         beside = axes.twinx()
         beside.spines["top"].set_visible(False)
         seconds, degrees = zip(*report.heat, strict=True)
-        (heat,) = beside.plot(seconds, degrees, "--", color=RED, lw=1.2)
-        beside.set_ylabel("processor (°C)", color=RED)
-        beside.tick_params(axis="y", colors=RED)
+        (heat,) = beside.plot(seconds, degrees, "--", color=BLACK, lw=1.2)
+        beside.set_ylabel("processor (°C)", color=BLACK)
+        beside.tick_params(axis="y", colors=BLACK)
         beside.margins(y=0.3)
         handles, names = [*handles, heat], [*names, "temperature"]
     else:
