@@ -125,13 +125,28 @@ def seconds_of(one: Candidate, found: speed.Speed | None, rates: Rates | None) -
         return found.ttft_s + (ANSWER / found.decode_tps if one.generates else 0)
     if rates is None or one.header is not None or not one.types:
         return None
-    kind = one.types["all"]
+    weights = 8 * one.bytes / BITS[one.types["all"]]
+    each = type_seconds(one.types["all"], rates)
+    return None if each is None else weights * each
+
+
+def type_seconds(kind: str, rates: Rates) -> float | None:
+    """What a weight of a type takes in a prompt of 512 tokens and 128 of answer; None where it was not measured."""
     if kind not in {kernel.type for kernel in rates.kernels}:
         return None
-    weights = int(one.bytes * 8 / BITS[kind])
-    matrix = Tensor("all", (WIDTH, weights // WIDTH), kind, 0, one.bytes)
+    matrix = Tensor("matrix", (WIDTH, WIDTH), kind, 0, 0)
     prompt = speed.cost(rates, matrix, rates.prefill_threads, TYPICAL_PROMPT)
-    return weights * (prompt + ANSWER * speed.cost(rates, matrix, rates.decode_threads, 1))
+    return prompt + ANSWER * speed.cost(rates, matrix, rates.decode_threads, 1)
+
+
+def fast_types(kinds: Sequence[str], rates: Rates) -> tuple[str, ...]:
+    """Those of some GGML types that this host runs fast: no other of them with as many bits or more takes less time."""
+    timed = {kind: each for kind in kinds if (each := type_seconds(kind, rates)) is not None}
+    return tuple(
+        kind
+        for kind, each in timed.items()
+        if not any(BITS[other] >= BITS[kind] and less < each for other, less in timed.items())
+    )
 
 
 def common_measure(candidates: Sequence[Candidate], wanted: str) -> str:

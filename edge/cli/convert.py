@@ -11,7 +11,7 @@ from edge.cli import convert_options as options
 from edge.cli import convert_output as output
 from edge.cli.output import emit_json, json_option
 from edge.cli.progress import bars
-from edge.cli.references import complete_ref
+from edge.cli.references import complete_ref, goal_option
 from edge.errors import RequestError
 
 path_option = click.Path(path_type=Path)
@@ -33,6 +33,8 @@ path_option = click.Path(path_type=Path)
 @click.option("--name", metavar="N", help="Beginning of the files' names.  [the source's]")
 @click.option("--imatrix", type=path_option, metavar="FILE", help="Importance matrix of llama.cpp's kind.")
 @click.option("--calibrate", metavar="TEXT|FILE", help="Make an importance matrix from a text, and keep it.")
+@click.option("--for-host", is_flag=True, help="Choose the level that this machine should run, by --goal.")
+@goal_option
 @click.option("--dry-run", is_flag=True, help="Say what the files would weigh, and write none.")
 @click.option("--no-proof", is_flag=True, help="Make no certificate; the file says so.")
 @click.option("--check", type=path_option, metavar="FILE", help="Certify a GGUF file made elsewhere.")
@@ -61,6 +63,8 @@ def command(
     name: str | None,
     imatrix: Path | None,
     calibrate: str | None,
+    for_host: bool,
+    goal: tuple[str, ...],
     dry_run: bool,
     no_proof: bool,
     check: Path | None,
@@ -86,11 +90,14 @@ def command(
     \b
       edge convert ./checkpoint --level f16,q8_0,q4_k_m
       edge convert ./checkpoint --level iq2_xs --calibrate notes.txt
+      edge convert ./checkpoint --for-host
       edge convert ./classifier --to onnx --level fp32,int8
       edge convert model.gguf --to safetensors
 
     What was interrupted goes on where it stopped when the same command is given again; ONNX folders begin anew.
     """
+    if goal and not for_host:
+        raise RequestError("--goal chooses among levels", hint="give --for-host with it")
     if list_levels:
         options.refuse("--levels", only=options.LISTING)
         if to == "onnx":
@@ -161,6 +168,14 @@ def command(
             return
         options.refuse("making GGUF files of a model", never=options.FOREIGN)
         settings = options.settings_of(threads, max_buffer, types, output_type, embedding_type, prune_layers)
+        if for_host:
+            from edge.cli.for_host import level_for_host
+
+            options.refuse("--for-host", never=options.CHOSEN)
+            picked = level_for_host(source, goal, name, bool(imatrix or calibrate))
+            if picked is None:
+                return
+            wanted = [picked]
         from edge.convert.files import check_levels
         from edge.convert.to_gguf import convert, sizes
 

@@ -1,0 +1,52 @@
+"""`--for-host` of `edge convert`: the level, or the types, that this machine should run, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from edge.cli.output import printable
+from edge.errors import RequestError
+
+
+def level_for_host(source: str, goals: Sequence[str], name: str | None, calibrated: bool) -> str | None:
+    """The level to make; None where the pick is here already. Says which and why on stderr.
+
+    Raises as `edge plan --all`, DoesNotFit where nothing fits.
+    """
+    from edge.candidate import HERE
+    from edge.convert.choices import choices
+    from edge.goals import goal_of
+
+    found = choices(source, goal_of(goals), name=name, calibrated=calibrated)
+    pick = found.picked
+    lines = [f"{pick.level}: {found.choice.reason}", *found.choice.notes]
+    if pick.where == HERE:
+        lines.append(f"nothing to make: {pick.artifact} is here")
+    click.echo(printable("\n".join(lines)), err=True)
+    return None if pick.where == HERE else pick.level.lower()
+
+
+def types_for_host() -> tuple[str, ...]:
+    """The GGML types that a file squeezed for this machine is made of.
+
+    Raises RequestError where the machine was not measured, or not well.
+    """
+    from edge import rates as measured
+    from edge.candidate import fast_types
+    from edge.convert.sensitivity import KINDS
+    from edge.machine import host
+
+    machine = host()
+    rates = measured.load(machine)
+    if rates is None:
+        raise RequestError(f"which types are fast here is not known: {measured.why_none(machine)}")
+    if rates.marks:
+        raise RequestError(
+            f"the measurement of this host is no evidence, as it was {', '.join(rates.marks)}",
+            hint=measured.AGAIN,
+        )
+    kinds = fast_types(KINDS, rates)
+    click.echo(f"of types that are fast here: {', '.join(kinds)}", err=True)
+    return kinds
