@@ -10,7 +10,7 @@ from tiny import tiny_llama
 from edge import gguf_header
 from edge.candidate import HERE, MAKE
 from edge.convert.candidates import candidates, fingerprint_of
-from edge.convert.choices import choices
+from edge.convert.choices import choices, level_of
 from edge.convert.quantize import Settings, levels
 from edge.convert.to_gguf import convert
 from edge.errors import ConversionError, DoesNotFit, ModelNotFound, RequestError
@@ -127,6 +127,14 @@ def test_a_measured_quality_lets_a_level_take_the_place_of_what_everybody_takes(
     balanced = choices(str(here / names[0]), Goal()).choice
     assert balanced.picked.level == "Q4_K_M"  # how fast the other is was not measured
     assert balanced.picked.kld_mean == 0.02
+
+
+def test_a_mixture_of_its_own_is_called_by_its_bits_and_takes_no_levels_place(made, here):
+    header = gguf_header.read(made / "model-q8_0.gguf")
+    metadata = {key: value for key, value in header.metadata.items() if key != "general.file_type"}
+    assert level_of(header) == "Q8_0"
+    bits = 8 * sum(tensor.bytes for tensor in header.tensors) / header.parameters
+    assert level_of(replace(header, metadata=metadata)) == f"{bits:.2f}bpw"
 
 
 def test_a_budget_below_the_smallest_names_it(source, here):
