@@ -19,10 +19,10 @@ from edge.goals import Goal
 from edge.machine import Host, host
 from edge.memory import Cache, predict
 from edge.planner import LOGITS_ROWS, choose_context
+from edge.onnx_folder import is_folder
 from edge.sizes import parse_size
 
 from .candidates import Levels, candidates, fingerprint_of
-from .source import title_of
 
 MOST_FILES = 200  # of a folder that are looked at
 CACHE = Cache(rows=LOGITS_ROWS)
@@ -187,16 +187,11 @@ def lying(model: store.Model, title: str) -> Iterator[store.Model]:
     """GGUF files and ONNX folders where this model's would be."""
     path = model.path.resolve()
     for folder in dict.fromkeys([path.parent, Path.cwd()]):
+    from .onnx.levels import LEVELS
+
         with suppress(OSError):
-            paths = sorted(folder.glob("*.gguf"))[:MOST_FILES]
-            for beside in (*paths, *sorted(folder.glob(f"{title}-*/"))[:MOST_FILES]):
-                with suppress(EdgeError, OSError):
-                    if beside.is_file() or is_onnx_folder(beside, title):
-                        yield store.resolve(str(beside.absolute()))
-
-
-def is_onnx_folder(path: Path, title: str) -> bool:
-    """Whether it is an ONNX folder of that title, whatever its level."""
-    from edge.onnx_folder import is_folder
-
-    return is_folder(path) and title_of(Path(f"{path.name}.gguf")) == title
+            files = [path for path in sorted(folder.glob("*.gguf"))[:MOST_FILES] if path.is_file()]
+            graphs = [folder / f"{title}-{level}" for level in LEVELS]
+            for beside in (*files, *filter(is_folder, graphs)):
+                with suppress(EdgeError):
+                    yield store.resolve(str(beside))

@@ -163,6 +163,8 @@ def divergence(quality: Quality | None) -> float | None:
 
 def picked(field: Field, goal: Goal) -> tuple[Case, str]:
     """The pick for an aim, and why."""
+    if len(field.cases) == 1:
+        return field.cases[0], "all there is"
     return {SPEED: fastest, QUALITY: best, BALANCED: balanced}[goal.aim](field)
 
 
@@ -225,7 +227,7 @@ def balanced(field: Field) -> tuple[Case, str]:
     if timed and pick is not reference:
         why += f"; the fastest such, {REQUEST}{took(pick)} against {reference.seconds:.2f} s"
     unknown = reference.kld is None or (pick.kld is None and not pick.one.is_source)
-    return pick, f"{why}; {NOT_MEASURED}" if unknown else why
+    return pick, f"{why}; {not_measured(pick)}" if unknown else why
 
 
 def reference_of(field: Field) -> Case | None:
@@ -252,10 +254,15 @@ def took(case: Case) -> str:
 def said(case: Case) -> str:
     """What is known of a pick's quality."""
     if case.shown is None:
-        return NOT_MEASURED
+        return not_measured(case)
     if case.shown.is_base:
         return "it is what the others are measured against"
     return f"{case.shown.kld_mean:.4g} nats a token from {case.shown.base}"
+
+
+def not_measured(case: Case) -> str:
+    """That no quality is known, and for what continues text how to know it."""
+    return NOT_MEASURED if case.one.generates else "quality not measured"
 
 
 def why_not(case: Case, pick: Case | None, field: Field, goal: Goal) -> str:

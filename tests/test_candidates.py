@@ -11,6 +11,7 @@ from edge import gguf_header
 from edge.candidate import HERE, MAKE
 from edge.convert.candidates import candidates, fingerprint_of
 from edge.convert.choices import choices, level_of
+from edge.convert.onnx import to_onnx
 from edge.convert.quantize import Settings, levels
 from edge.convert.to_gguf import convert
 from edge.errors import ConversionError, DoesNotFit, ModelNotFound, RequestError
@@ -173,3 +174,17 @@ def test_of_a_source_that_is_pulled_the_name_is_the_artifact(made, here, home):
     found = choices("mine", Goal())
     assert {one.artifact for one in found.candidates if one.where == HERE} >= {"mine"}
     assert replace(found.candidates[0], note="").is_source
+
+
+def test_onnx_folders_beside_it_are_rows_without_speeds(tmp_path, here):
+    folder = tiny_checkpoints.write("bert-classifier", tmp_path / "here" / "judge")
+    to_onnx.convert(folder, ["int8"], here, prove=False)
+    shutil.copytree(here / "judge-int8", here / "judge-other-int8")  # another model's
+    found = choices(str(folder), Goal())
+    (one,) = [one for one in found.candidates if one.header is None]
+    assert (one.artifact, one.level, one.where) == (str(here / "judge-int8"), "onnx int8", HERE)
+    (row,) = [row for row in found.choice.rows if row.level == "onnx int8"]
+    assert row.prefill_tps is row.kld_mean is None
+    assert "of ONNX no speed is predicted" in row.reason
+    alone = choices(str(here / "judge-int8"), Goal()).choice
+    assert (alone.pick, alone.reason) == (str(here / "judge-int8"), "all there is")

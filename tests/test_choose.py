@@ -255,6 +255,15 @@ def test_no_reference_leaves_the_best_and_says_so():
         pick(())
 
 
+def test_a_single_file_is_all_there_is_and_an_encoder_is_not_sent_to_a_benchmark_of_text():
+    assert pick((IQ4_NL,)).reason == "all there is"
+    encoders = [replace(one, generates=False) for one in unmeasured(Q4_K_M, IQ4_NL)]
+    found = pick(encoders)
+    assert found.reason.endswith("quality not measured")
+    assert found.picked.decode_tps is None
+    assert found.picked.prefill_tps > 0
+
+
 def test_files_known_by_their_names_alone_are_ranked_by_their_types():
     files = [
         Candidate(f"m.{level}.gguf", level, int(1e8 * BITS[main_type(level)] / 8), 0, PULL)
