@@ -18,8 +18,8 @@ from edge.gguf_header import Header
 from edge.goals import Goal
 from edge.machine import Host, host
 from edge.memory import Cache, predict
-from edge.planner import LOGITS_ROWS, choose_context
 from edge.onnx_folder import is_folder
+from edge.planner import LOGITS_ROWS, choose_context
 from edge.sizes import parse_size
 
 from .candidates import Levels, candidates, fingerprint_of
@@ -185,10 +185,10 @@ def kept() -> Iterator[store.Model]:
 
 def lying(model: store.Model, title: str) -> Iterator[store.Model]:
     """GGUF files and ONNX folders where this model's would be."""
-    path = model.path.resolve()
-    for folder in dict.fromkeys([path.parent, Path.cwd()]):
     from .onnx.levels import LEVELS
 
+    path = model.path.resolve()
+    for folder in dict.fromkeys([path.parent, Path.cwd()]):
         with suppress(OSError):
             files = [path for path in sorted(folder.glob("*.gguf"))[:MOST_FILES] if path.is_file()]
             graphs = [folder / f"{title}-{level}" for level in LEVELS]
