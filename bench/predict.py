@@ -1,11 +1,10 @@
 """The speed that is predicted against the speed that is measured.
 
-    python -m edge.bench.predict REF… [--depths 0,1024] [--threads 1,2] [--rounds 2]
+    python -m edge.bench.predict REF… [--depths 0,1024] [--threads 1,2] [--seconds 15]
 
-The pace of a machine drifts, so rates and models are measured in turns: for each file the rates of its types, its
-cells, and again, as many rounds as asked; the lower quartile of all rounds' times is compared with the mean of what
-the rounds' rates predict. A cell is a file × threads × (a prompt of 512, or the next token at a depth). Prints
-Markdown; an error is (predicted - measured) / measured tokens a second.
+The pace of a machine drifts, so in each round the parts that the rates are made of and the file's cells are timed one
+after the other, and the lower quartile of the rounds is taken of both. A cell is a file × threads × (a prompt of 512,
+or the next token at a depth). Prints Markdown; an error is (predicted - measured) / measured tokens a second.
 """
 
 from __future__ import annotations
@@ -14,24 +13,27 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
+from typing import Any
 
 from edge import gguf_header, store
 from edge.errors import EdgeError, EngineError
 from edge.gguf_header import Header
 from edge.machine import host
-from edge.measure.kernels import step
-from edge.measure.run import Run, running
+from edge.measure.bandwidth import bandwidth
+from edge.measure.kernels import Session, step
+from edge.measure.run import Run, loaded
 from edge.measure.samples import interleaved, pace, spread
-from edge.measure.whole import Size, whole
 from edge.memory import BATCH
-from edge.rates import Rates
+from edge.rates import Rates, Scaling, key_of
 from edge.speed import matrices, predict
 
 PREFILL = -1  # in place of a depth
+THIS = "this"  # what the file's own cells are called
 
 
 @dataclass(frozen=True)
@@ -51,68 +53,62 @@ class Cell:
         return self.predicted / self.measured - 1
 
 
-def cells(path: Path, depths: Sequence[int], threads: Sequence[int], rounds: int) -> list[Cell]:
+def cells(path: Path, depths: Sequence[int], threads: Sequence[int], seconds: float) -> list[Cell]:
     """All cells of a file. Raises EngineError where something of it is not predicted."""
     header = gguf_header.read(path)
     kinds = tuple(sorted({tensor.type for tensor, _ in matrices(header)}))
-    context = min(max(*depths, BATCH) + BATCH, header.get("{arch}.context_length", int))
-    keys = [(count, depth) for depth in (PREFILL, *depths) if depth < context for count in threads]
-    rates, times = [], {key: list[float]() for key in keys}
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            rates.append(whole(Path(folder), Size(kinds=kinds, seconds=0.3, onnx=False), quiet))
-        for key, taken in timed(path, context, keys).items():
-            times[key] += taken
-    return [cell(path, header, rates, key, taken) for key, taken in times.items()]
-
-
-def timed(path: Path, context: int, keys: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[float]]:
-    """Seconds of each cell's step."""
-    with running(path, context, BATCH) as run:
-        found = interleaved(
-            {key: partial(step, run, key[0], BATCH) for key in keys if key[1] == PREFILL}, seconds=2
-        )
-        # The deepest first: what lies before a shallower one is then known
-        for depth in sorted({key[1] for key in keys if key[1] != PREFILL}, reverse=True):
+    longest = header.get("{arch}.context_length", int)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        session = Session(folder, kinds, threads)
+        stack.callback(session.close)
+        calls: dict[tuple[str, int, int], Callable[[], Any]] = dict(session.calls)
+        model = stack.enter_context(loaded(path))
+        for depth in (PREFILL, *depths):
+            if depth + 1 > longest:
+                continue
+            run = Run(model, max(depth + 1, BATCH), BATCH, None)
+            stack.callback(run.close)
             known(run, depth)
-            calls: dict[tuple[int, int], Callable[[], float]] = {
-                key: partial(step, run, key[0], 1, depth) for key in keys if key[1] == depth
-            }
-            found |= interleaved(calls, seconds=1, least=20, most=60)
-    return found
+            for count in threads:
+                rows = BATCH if depth == PREFILL else 1
+                calls[THIS, count, depth] = partial(step, run, count, rows, max(0, depth))
+        timed = interleaved(calls, seconds=seconds, least=2, most=40, warm=False)
+    kernels, layers, attention, start = session.derived(timed)
+    machine = host()
+    rates = Rates(
+        key=key_of(machine),
+        bandwidth=bandwidth(threads, machine.memory.available_bytes, seconds=1),
+        kernels=kernels,
+        layers=layers,
+        attention=attention,
+        scaling=tuple(Scaling(count, 1.0, 1.0) for count in threads),  # not asked: each count is measured
+        prefill_threads=max(threads),
+        decode_threads=max(threads),
+        step_seconds=start,
+        noise=0.0,
+        measured_at=0.0,
+        seconds=seconds,
+    )
+    return [cell(path, header, rates, key[1:], taken) for key, taken in timed.items() if key[0] == THIS]
 
 
 def known(run: Run, depth: int) -> None:
     """Have so many positions in the cache."""
-    run.cut(0)
     for start in range(0, depth, BATCH):
         run.step(min(BATCH, depth - start), start)
 
 
-def cell(
-    path: Path, header: Header, rates: Sequence[Rates], key: tuple[int, int], times: Sequence[float]
-) -> Cell:
+def cell(path: Path, header: Header, rates: Rates, key: tuple[int, int], times: Sequence[float]) -> Cell:
     threads, depth = key
-    found = [
-        predict(header, one, prefill_threads=threads, decode_threads=threads, depth=max(0, depth))
-        for one in rates
-    ]
-    speeds = [speed for speed in found if speed is not None]
-    if not speeds:
+    found = predict(header, rates, prefill_threads=threads, decode_threads=threads, depth=max(0, depth))
+    if found is None:
         raise EngineError(f"the speed of {path.name} is not predicted", hint="it has what is not measured")
     if depth == PREFILL:
-        predicted, bound, tokens = (
-            fmean(speed.prefill_tps for speed in speeds),
-            speeds[0].prefill_bound,
-            BATCH,
-        )
+        predicted, bound, tokens = found.prefill_tps, found.prefill_bound, BATCH
     else:
-        predicted, bound, tokens = fmean(speed.decode_tps for speed in speeds), speeds[0].decode_bound, 1
+        predicted, bound, tokens = found.decode_tps, found.decode_bound, 1
     return Cell(path.name, threads, depth, predicted, tokens / pace(times), spread(times), bound)
-
-
-def quiet(_: str) -> None:
-    """A report to nobody."""
 
 
 def lines(found: Sequence[Cell]) -> list[str]:
@@ -150,14 +146,14 @@ def main() -> None:
     parser.add_argument("refs", nargs="+", metavar="REF")
     parser.add_argument("--depths", type=numbers, default=[0, 1024])
     parser.add_argument("--threads", type=numbers, default=sorted({1, host().cpu.cores}))
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=15, help="for a file")
     asked = parser.parse_args()
     found: list[Cell] = []
     try:
         for ref in asked.refs:
             path = store.resolve(ref).path
             print(path.name, file=sys.stderr)
-            found += cells(path, asked.depths, asked.threads, asked.rounds)
+            found += cells(path, asked.depths, asked.threads, asked.seconds)
     except EdgeError as error:
         parser.exit(error.exit_code, f"{error.line}\n")
     print("\n".join(lines(found)))

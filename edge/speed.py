@@ -78,7 +78,9 @@ def predict(
     read = sum(tensor.bytes * share for tensor, share in matrices(header)) / rates.peak_bandwidth
     batches = -(-prompt // BATCH)
     work = (
-        2 * prompt * sum(tensor.elements * share for tensor, share in matrices(header) if not is_head(tensor))
+        2
+        * prompt
+        * sum(tensor.elements * share for tensor, share in matrices(header) if not of_outputs(header, tensor))
     )
     return Speed(
         prefill_tps=prompt / prefill,
@@ -113,9 +115,7 @@ def step_seconds(
     """Seconds of one step: `rows` tokens, each at its depth, with the logits of `outputs` of them."""
     total = rates.step_seconds
     for tensor, share in matrices(header):
-        # llama.cpp drops the rows without logits before the last feed-forward
-        few = is_head(tensor) or (f"blk.{header.layers - 1}.ffn_" in tensor.name)
-        count = outputs if few else rows
+        count = outputs if of_outputs(header, tensor) else rows
         if count:
             total += tensor.elements * share * cost(rates, tensor, threads, count)
     width = header.get("{arch}.embedding_length", int)
@@ -137,8 +137,11 @@ def matrices(header: Header) -> Iterator[tuple[Tensor, float]]:
         yield tensor, used / experts if experts and "_exps." in tensor.name else 1.0
 
 
-def is_head(tensor: Tensor) -> bool:
-    return tensor.name in ("output.weight", "token_embd.weight")
+def of_outputs(header: Header, tensor: Tensor) -> bool:
+    """Whether it is multiplied only with the rows whose logits are wanted: llama.cpp drops the others before the last
+    feed-forward."""
+    head = tensor.name in ("output.weight", "token_embd.weight")
+    return head or tensor.name.startswith(f"blk.{header.layers - 1}.ffn_")
 
 
 def positions(header: Header, depths: Sequence[int]) -> float:

@@ -9,15 +9,18 @@ from edge.rates import Rates
 __all__ = ["measure"]
 
 
-def measure(report: Callable[[str], None] = lambda _: None, kinds: tuple[str, ...] = ()) -> Rates:
+def measure(
+    report: Callable[[str], None] = lambda _: None, kinds: tuple[str, ...] = (), seconds: float = 1.0
+) -> Rates:
     """Measure this host in under 20 seconds (on an idle machine), in a process of its own; nothing is kept.
 
-    report  is told what is being measured
-    kinds   GGML types, by default all that this build of llama.cpp multiplies
+    report   is told what is being measured
+    kinds    GGML types, by default all that this build of llama.cpp multiplies
+    seconds  in proportion: less for a quick look, with a wider spread
 
     Raises EngineError where llama.cpp is missing, refuses or crashes, StoreError where no temporary file can be
     written.
     """
     from edge.measure.process import run  # with it comes what makes processes
 
-    return run(report, kinds)
+    return run(report, kinds, seconds)

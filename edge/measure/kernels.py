@@ -6,11 +6,12 @@ in neither; it is in what a layer takes beside its matrices, which is the differ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from edge.measure.blocks import bits
 from edge.measure.made import HEAD, Shape, write
@@ -20,6 +21,7 @@ from edge.rates import Attention, Kernel, Layer, Scaling
 
 ROWS = (1, 8, 256)  # decode, some sequences at a time, prefill
 MODEL = Shape(512, 1024, 8, 2)
+LARGER = Shape(512, 4096, 8, 2)  # for few rows, so that starting a product is little beside it
 BARE = Shape(64, 64, 1, 1)  # its matrices take no time
 ATTENTION = Shape(64, 64, 8, 2)
 FEW, MANY = 2, 18  # layers of the bare models
@@ -27,18 +29,93 @@ DEPTH = 1024
 PROBED = ("Q4_0", "Q8_0", "Q4_K", "F16")  # what threads are compared with
 PROBE_LAYERS, PROBE_ROWS = 12, 64
 FIRST = 1  # the first layer's part has the embedding in it
-
+LAYERS = 4  # of the model for attention
+Cell = tuple[str, int, int]  # what, threads, rows
 Timed = tuple[dict[int, float], dict[int, float]]  # Parts' inner and rest of a step
 
 
-@dataclass(frozen=True)
-class Bare:
-    """Seconds without weights, by (threads, rows): a layer, a step beside its layers, and a layer's parts as timed."""
+class Session:
+    """All made models, loaded. `calls` are to be timed in turns, and `derived` makes rates of what they gave."""
 
-    layer: dict[tuple[int, int], float]
-    step: float
-    inner: dict[tuple[int, int], float]
-    rest: dict[tuple[int, int], float]
+    def __init__(self, folder: Path, kinds: Sequence[str], counts: Sequence[int]) -> None:
+        self._kinds, self._counts, self._stack = kinds, counts, ExitStack()
+        self.calls: dict[Cell, Callable[[], float | Timed]] = {}
+        most = max(ROWS)
+        try:
+            for what, layers in (("few", FEW), ("many", MANY)):
+                path = write(folder / f"{what}.gguf", ["F32"] * layers, BARE, most)
+                self._steps(what, path, ROWS)
+            self._parts("parts", path, ROWS)
+            self._attention(write(folder / "attention.gguf", ["F32"] * LAYERS, ATTENTION, DEPTH + most))
+            # One layer before all, and one after, as the last layer computes only the rows whose logits are wanted
+            layers_of = ["F32", *kinds, "F32"]
+            self._parts("larger", write(folder / "larger.gguf", layers_of, LARGER, most), ROWS[:-1])
+            self._parts("model", write(folder / "model.gguf", layers_of, MODEL, most), ROWS[-1:])
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _steps(self, what: str, path: Path, rows: Sequence[int]) -> None:
+        run = self._stack.enter_context(running(path, max(rows), max(rows)))
+        for count in self._counts:
+            for some in rows:
+                self.calls[what, count, some] = partial(step, run, count, some)
+
+    def _parts(self, what: str, path: Path, rows: Sequence[int]) -> None:
+        parts = Parts()
+        run = self._stack.enter_context(running(path, max(rows), max(rows), parts))
+        step(run, 1, min(rows))
+        for count in self._counts:
+            for some in rows:
+                self.calls[what, count, some] = partial(timed_step, run, parts, count, some)
+
+    def _attention(self, path: Path) -> None:
+        most = max(ROWS)
+        near, far = (self._stack.enter_context(running(path, DEPTH + most, most)) for _ in range(2))
+        for position in range(0, DEPTH, most):
+            far.step(most, position)
+        for count in self._counts:
+            for some in (1, most):
+                self.calls["near", count, some] = partial(step, near, count, some)
+                self.calls["far", count, some] = partial(step, far, count, some, DEPTH)
+
+    def derived(
+        self, found: Mapping[Cell, Sequence[Any]]
+    ) -> tuple[tuple[Kernel, ...], tuple[Layer, ...], tuple[Attention, ...], float]:
+        """Rates of the types, of a layer beside its matrices, of attention, and of a step beside its layers."""
+        looks = attention(found, self._counts)
+        kernels: list[Kernel] = []
+        layers: list[Layer] = []
+        starts = []
+        for count in self._counts:
+            for some in ROWS:
+                what, shape = ("model", MODEL) if some == max(ROWS) else ("larger", LARGER)
+                look = looked(some) * per_look(looks, count, some)
+                whole = [pace(found[name, count, some]) for name in ("few", "many")]
+                bare = max(0.0, whole[1] - whole[0]) / (MANY - FEW)
+                if some == 1:
+                    starts.append(whole[0] - FEW * bare)
+                # The last layer computes only the rows whose logits are wanted
+                inner, rest = (
+                    pace([median(one[part][layer] for layer in range(FIRST, MANY - 1)) for one in steps])
+                    for part, steps in enumerate([found["parts", count, some]] * 2)
+                )
+                steps, others = found[what, count, some], []
+                for layer, kind in enumerate(self._kinds, FIRST):
+                    taken = [one[0][layer] for one in steps]
+                    own = max(pace(taken) - inner, 0.05 * pace(taken)) / shape.inner_weights
+                    kernels.append(Kernel(kind, shape.width, count, some, own, bits(kind), spread(taken)))
+                    others.append(
+                        pace([one[1][layer] for one in steps]) - rest - own * shape.attention_weights
+                    )
+                beside = max(0.0, bare - BARE.heads * look)
+                more = max(0.0, median(others) - (shape.heads - BARE.heads) * look)
+                layers.append(Layer(BARE.width, count, some, beside))
+                layers.append(Layer(shape.width, count, some, beside + more))
+        return tuple(kernels), tuple(layers), looks, max(0.0, min(starts))
 
 
 def scaling(folder: Path, counts: Sequence[int], *, seconds: float) -> tuple[Scaling, ...]:
@@ -65,103 +142,30 @@ def step(run: Run, threads: int, rows: int, position: int = 0) -> float:
     return run.step(rows, position)
 
 
-def bare(folder: Path, counts: Sequence[int], *, seconds: float) -> Bare:
-    """What a step takes beside matrices."""
-    cells = [(count, rows) for count in counts for rows in ROWS]
-    whole: dict[int, dict[tuple[int, int], float]] = {}
-    for layers in (FEW, MANY):
-        path = write(folder / f"bare{layers}.gguf", ["F32"] * layers, BARE, max(ROWS))
-        with running(path, max(ROWS), max(ROWS)) as run:
-            found = interleaved({cell: partial(step, run, *cell) for cell in cells}, seconds=seconds / 3)
-        whole[layers] = {cell: pace(times) for cell, times in found.items()}
-    layer = {cell: max(0.0, whole[MANY][cell] - whole[FEW][cell]) / (MANY - FEW) for cell in cells}
-    parts = Parts()
-    with running(path, max(ROWS), max(ROWS), parts) as run:
-        timed = interleaved(
-            {cell: partial(timed_step, run, parts, *cell) for cell in cells}, seconds=seconds / 3
-        )
-    path.unlink()
-    # The last layer computes only the rows whose logits are wanted
-    within = range(FIRST, MANY - 1)
-    inner, rest = (
-        {
-            cell: pace([median(one[which][layer] for layer in within) for one in found])
-            for cell, found in timed.items()
-        }
-        for which in (0, 1)
-    )
-    steps = [whole[FEW][count, 1] - FEW * layer[count, 1] for count in counts]
-    return Bare(layer, max(0.0, min(steps)), inner, rest)
-
-
 def timed_step(run: Run, parts: Parts, threads: int, rows: int) -> Timed:
     step(run, threads, rows)
     return dict(parts.inner), dict(parts.rest)
 
 
-def kernels(
-    folder: Path,
-    kinds: Sequence[str],
-    counts: Sequence[int],
-    without: Bare,
-    *,
-    seconds: float,
-    rows: Sequence[int] = ROWS,
-) -> tuple[tuple[Kernel, ...], tuple[Layer, ...]]:
-    """Each type's rates by threads and rows; and what a layer of this width takes beside them."""
-    # One before all, and one after, as the last layer computes only the rows whose logits are wanted
-    path = write(folder / "types.gguf", ["F32", *kinds, "F32"], MODEL, max(rows))
-    parts, cells = Parts(), [(count, some) for count in counts for some in rows]
-    with running(path, max(rows), max(rows), parts) as run:
-        step(run, counts[-1], min(rows))  # a full round would take as long as all else
-        timed = interleaved(
-            {cell: partial(timed_step, run, parts, *cell) for cell in cells},
-            seconds=seconds,
-            least=2,
-            warm=False,
-        )
-    path.unlink()
-    found, layers = [], []
-    for (count, some), steps in timed.items():
-        others = []
-        for layer, kind in enumerate(kinds, FIRST):
-            inner = [one[0][layer] for one in steps]
-            own = max(pace(inner) - without.inner[count, some], 0.05 * pace(inner)) / MODEL.inner_weights
-            found.append(Kernel(kind, MODEL.width, count, some, own, bits(kind), spread(inner)))
-            rest = pace([one[1][layer] for one in steps])
-            others.append(rest - own * MODEL.attention_weights - without.rest[count, some])
-        beside = without.layer[count, some]
-        layers += [
-            Layer(BARE.width, count, some, beside),
-            Layer(MODEL.width, count, some, beside + max(0.0, median(others))),
-        ]
-    return tuple(found), tuple(layers)
+def looked(rows: int) -> int:
+    """Positions × elements of key and value that the rows of a first step look at, with one head."""
+    return rows * (rows + 1) // 2 * 2 * HEAD
 
 
-def attention(folder: Path, counts: Sequence[int], *, seconds: float) -> tuple[Attention, ...]:
+def per_look(looks: Sequence[Attention], threads: int, rows: int) -> float:
+    """Seconds; of few rows those of one."""
+    return min((one for one in looks if one.threads == threads), key=lambda one: abs(one.rows - rows)).seconds
+
+
+def attention(found: Mapping[Cell, Sequence[float]], counts: Sequence[int]) -> tuple[Attention, ...]:
     """What a look at one position takes, from steps far from the beginning and at it."""
-    layers, most = 4, max(ROWS)
-    path = write(folder / "attention.gguf", ["F32"] * layers, ATTENTION, DEPTH + most)
-    with running(path, DEPTH + most, most) as run:
-        for position in range(0, DEPTH + most, most):
-            run.step(most, position)
-        calls: dict[tuple[int, int, int], Callable[[], float]] = {
-            (count, rows, depth): partial(step, run, count, rows, depth)
-            for depth in (DEPTH, 0)
-            for rows in (1, most)
-            for count in counts
-        }
-        far = {key: call for key, call in calls.items() if key[2]}
-        near = {key: call for key, call in calls.items() if not key[2]}
-        found = interleaved(far, seconds=seconds / 2) | interleaved(near, seconds=seconds / 2)
-    path.unlink()
-    looks = layers * ATTENTION.heads * 2 * HEAD * DEPTH
+    more = LAYERS * ATTENTION.heads * 2 * HEAD * DEPTH  # looks of each row
     return tuple(
         Attention(
             count,
             rows,
-            max(0.0, pace(found[count, rows, DEPTH]) - pace(found[count, rows, 0])) / (looks * rows),
+            max(0.0, pace(found["far", count, rows]) - pace(found["near", count, rows])) / (more * rows),
         )
         for count in counts
-        for rows in (1, most)
+        for rows in (1, max(ROWS))
     )

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from edge import rates
 from edge.errors import EdgeError, EngineError, StoreError
@@ -17,11 +18,13 @@ from edge.rates import Rates
 SECONDS = 120  # of a machine that is hopelessly busy
 
 
-def run(report: Callable[[str], None], kinds: Sequence[str]) -> Rates:
+def run(report: Callable[[str], None], kinds: Sequence[str], seconds: float) -> Rates:
     """Start it, pass its reports on, take its rates. The folder of its files is removed whatever happens."""
     try:
         with tempfile.TemporaryDirectory(prefix="edge-measure-", ignore_cleanup_errors=True) as folder:
-            return listen([sys.executable, "-m", "edge.measure.process", folder, *kinds], report)
+            return listen(
+                [sys.executable, "-m", "edge.measure.process", folder, str(seconds), *kinds], report
+            )
     except OSError as error:
         raise StoreError(
             f"the host cannot be measured: {error.strerror}", hint="make room or set TMPDIR to another folder"
@@ -34,12 +37,12 @@ def listen(command: Sequence[str], report: Callable[[str], None]) -> Rates:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as child:
         try:
             for line in child.stdout or ():
-                what = json.loads(line)
+                what = said(line)
                 if "error" in what:
                     raise EngineError(what["error"], hint=what["hint"])
                 if "report" in what:
                     report(what["report"])
-                else:
+                elif "rates" in what:
                     found = rates.parsed(what["rates"])
             child.wait(SECONDS)
         except BaseException:
@@ -53,16 +56,25 @@ def listen(command: Sequence[str], report: Callable[[str], None]) -> Rates:
     return found
 
 
+def said(line: str) -> dict[str, Any]:
+    """What a line says; nothing where it is not one of ours, as libraries print too."""
+    try:
+        what = json.loads(line)
+    except ValueError:
+        return {}
+    return what if isinstance(what, dict) else {}
+
+
 def main() -> None:
     from edge.measure.whole import Size, whole
 
-    folder, *kinds = sys.argv[1:]
+    folder, seconds, *kinds = sys.argv[1:]
 
     def tell(**what: object) -> None:
         print(json.dumps(what), flush=True)
 
     try:
-        measured = whole(Path(folder), Size(tuple(kinds)), lambda text: tell(report=text))
+        measured = whole(Path(folder), Size(tuple(kinds), float(seconds)), lambda text: tell(report=text))
     except EdgeError as error:
         tell(error=str(error), hint=error.hint)
         return

@@ -13,8 +13,9 @@ from edge.machine import host
 from edge.machine.power import marks, power_state
 from edge.measure import blocks
 from edge.measure.bandwidth import bandwidth
-from edge.measure.kernels import attention, bare, kernels, scaling
+from edge.measure.kernels import Session, scaling
 from edge.measure.onnx import onnx_rates
+from edge.measure.samples import interleaved
 from edge.rates import Kernel, Rates, key_of
 
 Report = Callable[[str], None]
@@ -46,11 +47,13 @@ def whole(folder: Path, size: Size, report: Report) -> Rates:
     prefill = fastest({one.threads: one.prefill for one in scales})
     decode = fastest({one.threads: one.decode for one in scales})
     some = counts if cores <= FEW else tuple(sorted({prefill, decode}))
-    report("what a layer takes beside its matrices")
-    without = bare(folder, some, seconds=1.2 * size.seconds)
-    attends = attention(folder, some, seconds=1.5 * size.seconds)
-    report(f"matrices of {len(kinds)} types by {' and '.join(map(str, some))} threads")
-    found, layers = kernels(folder, kinds, some, without, seconds=8.0 * size.seconds)
+    report(f"matrices of {len(kinds)} types, layers and attention by {' and '.join(map(str, some))} threads")
+    session = Session(folder, kinds, some)
+    try:
+        timed = interleaved(session.calls, seconds=9.0 * size.seconds, least=2, warm=False)
+    finally:
+        session.close()
+    found, layers, attends, start = session.derived(timed)
     onnx: tuple[Kernel, ...] = ()
     if size.onnx:
         report("ONNX Runtime")
@@ -66,7 +69,7 @@ def whole(folder: Path, size: Size, report: Report) -> Rates:
         scaling=scales,
         prefill_threads=prefill,
         decode_threads=decode,
-        step_seconds=without.step,
+        step_seconds=start,
         noise=noise,
         measured_at=time(),
         seconds=perf_counter() - began,
