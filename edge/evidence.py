@@ -216,7 +216,7 @@ def of_certificate(path: Path) -> Quality | None:
             kld_error=None,
             perplexity=None,
             top1_agreement=_of("float | None", compared["top1_agreement"]),
-            base=", ".join(source)[:200],
+            base=next(iter(source))[:200] if len(source) == 1 else f"its source ({len(source)} files)",
             text="the certificate's text",
             tokens=tokens,
             context=tokens,
