@@ -69,11 +69,12 @@ def name_points(axes: Any, drawn: Any, points: Sequence[tuple[str, Place]], line
     drawn.draw()  # fixes the scales, so that places are known
     pixel = drawn.figure.dpi / 72  # of a point
     marks = axes.transData.transform([place for _, place in points])
-    taken = [box(x, y, 4 * pixel, 4 * pixel, (0, 0)) for x, y in marks]
+    # wider than a point, so that no name stands so near to another one's that it seems to be its
+    taken = [box(x, y, 10 * pixel, 8 * pixel, (0, 0)) for x, y in marks]
     if line is not None:
         path = line.get_path().interpolated(50).transformed(line.get_transform())
         taken += [box(x, y, 2, 2, (0, 0)) for x, y in path.vertices]
-    for (text, place), (x, y) in sorted(zip(points, marks, strict=True), key=lambda pair: pair[0][1]):
+    for (text, place), (x, y) in sorted(zip(points, marks, strict=True), key=lambda pair: -pair[1][1]):
         name = axes.text(0, 0, text, fontsize=8)
         extent = name.get_window_extent(drawn.get_renderer())
         name.remove()

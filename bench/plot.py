@@ -87,8 +87,7 @@ def rates(
     plain(axes)
     points = [(row.level, (row.bytes / MIB, rate)) for row, rate in zip(rows, tps, strict=True)]
     axes.plot(*zip(*(point for _, point in points), strict=True), "o", color=colour, ms=5)
-    axes.margins(0.14, 0.2)
-    axes.set_ylim(bottom=0)
+    axes.margins(0.14, 0.25)
     axes.set_ylabel(f"{what} (tokens a second)")
     return points
 
