@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge import rates as measured
 from edge import store
-from edge.artifact import is_onnx, of_gguf, of_onnx, refusals
+from edge.artifact import UNSTATED_CONTEXT, is_onnx, of_gguf, of_onnx, refusals
 from edge.candidate import HERE, MAKE, Candidate
 from edge.choose import Choice, choose
 from edge.errors import EdgeError
@@ -154,7 +154,7 @@ def of_folder(model: store.Model, ctx: int | None) -> Candidate:
 
 def needed(header: Header, ctx: int | None, machine: Host) -> int:
     """Bytes that a file of this header would take to run, at the context that `edge plan` would choose."""
-    trained = header.get("{arch}.context_length", int)
+    trained = header.get("{arch}.context_length", int, UNSTATED_CONTEXT)
     context, _ = choose_context(trained, ctx)
     return predict(header, context, CACHE, isa=machine.cpu.isa).total_bytes
 
