@@ -139,12 +139,15 @@ def array_at(pointer: Any, rows: int, columns: int) -> Array:
 
 
 @contextmanager
-def loaded(path: Path, *, vocab_only: bool = False) -> Iterator[Any]:
-    """A model on the CPU, freed afterwards. Raises ConversionError where llama.cpp does not load it."""
+def loaded(path: Path, *, vocab_only: bool = False, repacked: bool = True) -> Iterator[Any]:
+    """A model on the CPU, freed afterwards; not `repacked`, its weights lie in memory as in the file.
+
+    Raises ConversionError where llama.cpp does not load it.
+    """
     lib = llama()
     listen()
     params = lib.llama_model_default_params()
-    params.n_gpu_layers, params.vocab_only = 0, vocab_only
+    params.n_gpu_layers, params.vocab_only, params.use_extra_bufts = 0, vocab_only, repacked
     model = lib.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise ConversionError(f"llama.cpp does not load {path.name}: {why('it gives no reason')}")

@@ -52,13 +52,17 @@ def file_of(source: Source, level: str, scratch: Path, settings: Settings, prove
     """Types and head of one level."""
     small = [Entry(name, values.shape, "F32", fixed=True) for name, values in source.extra.items()]
     entries = [*source.entries, *small]
-    if level in FLOATS:
+    if settings.types:
+        chosen = Mixture(settings.types)
+    elif level in FLOATS:
         chosen = float_types(level, source.entries)
     else:
         blank = scratch / "blank.gguf"
         chosen = dry_run(blank, source.fields, entries, level, settings)
-    fields = dict(source.fields) | {
-        "general.file_type": levels()[level],
+    fields = dict(source.fields)
+    if not settings.types:  # a mixture of one's own has no number; readers take the type of most bytes
+        fields["general.file_type"] = levels()[level]
+    fields |= {
         "general.quantization_version": QUANTIZATION_VERSION,
         "edge.proof": "certificate" if prove else "none",
     }

@@ -92,14 +92,15 @@ def head(fields: Mapping[str, Any], entries: Sequence[Entry]) -> Head:
         sizes = struct.pack(f"<I{len(entry.shape)}Q", len(entry.shape), *reversed(entry.shape))
         parts += [_string(entry.name), sizes, struct.pack("<IQ", NUMBERS[entry.type], offset)]
         offsets[entry.name] = offset
-        offset += _aligned(entry.bytes)
+        offset += aligned(entry.bytes)
     data = b"".join(parts)
     if entries:
-        data += b"\0" * (_aligned(len(data)) - len(data))
+        data += b"\0" * (aligned(len(data)) - len(data))
     return Head(data, {name: len(data) + place for name, place in offsets.items()}, len(data) + offset)
 
 
-def _aligned(size: int) -> int:
+def aligned(size: int) -> int:
+    """Bytes of a tensor with what pads it."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 

@@ -46,6 +46,7 @@ class Settings:
     tensor_types    (regular expression, ggml type such as "q8_0") for quantized levels, the first match wins
     output_type     ggml type of `output.weight`; embedding_type of `token_embd.weight`
     prune_layers    layers to leave out
+    types           GGUF tensor name → ggml type, of every tensor: a mixture of one's own in place of a level's
     importance      GGUF tensor name → mean squared activation of each input column, f32
     importance_fields   what a file says of it
     """
@@ -56,6 +57,7 @@ class Settings:
     output_type: str | None = None
     embedding_type: str | None = None
     prune_layers: Sequence[int] = ()
+    types: Mapping[str, str] = field(default_factory=dict)
     importance: Mapping[str, Float32] = field(default_factory=dict)
     importance_fields: Mapping[str, str | int] = field(default_factory=dict)
 

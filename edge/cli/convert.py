@@ -33,6 +33,10 @@ path_option = click.Path(path_type=Path)
 @click.option("--name", metavar="N", help="Beginning of the files' names.  [the source's]")
 @click.option("--imatrix", type=path_option, metavar="FILE", help="Importance matrix of llama.cpp's kind.")
 @click.option("--calibrate", metavar="TEXT|FILE", help="Make an importance matrix from a text, and keep it.")
+@click.option(
+    "--fit", metavar="SIZE", help="Choose each tensor's type so that the file has at most this size."
+)
+@click.option("--bpw", type=float, metavar="X", help="The same, for so many bits a weight.")
 @click.option("--for-host", is_flag=True, help="Choose the level that this machine should run, by --goal.")
 @goal_option
 @click.option("--dry-run", is_flag=True, help="Say what the files would weigh, and write none.")
@@ -63,6 +67,8 @@ def command(
     name: str | None,
     imatrix: Path | None,
     calibrate: str | None,
+    fit: str | None,
+    bpw: float | None,
     for_host: bool,
     goal: tuple[str, ...],
     dry_run: bool,
@@ -90,6 +96,7 @@ def command(
     \b
       edge convert ./checkpoint --level f16,q8_0,q4_k_m
       edge convert ./checkpoint --level iq2_xs --calibrate notes.txt
+      edge convert ./checkpoint --fit 80MiB --calibrate notes.txt
       edge convert ./checkpoint --for-host
       edge convert ./classifier --to onnx --level fp32,int8
       edge convert model.gguf --to safetensors
@@ -168,6 +175,28 @@ def command(
             return
         options.refuse("making GGUF files of a model", never=options.FOREIGN)
         settings = options.settings_of(threads, max_buffer, types, output_type, embedding_type, prune_layers)
+        if fit is not None or bpw is not None:
+            options.refuse("--bpw" if fit is None else "--fit", never=options.LEVELLED)
+            size, text = options.room(fit, bpw), options.to_measure_on(calibrate)
+            with bars() as report:
+                settings = options.weighed(
+                    settings, path, imatrix, None if imatrix else calibrate, out, name, report
+                )
+                from edge.convert.fit import fit as squeezed
+
+                one = squeezed(
+                    path,
+                    text,
+                    out,
+                    size=size,
+                    bpw=bpw,
+                    name=name,
+                    settings=settings,
+                    prove=not no_proof,
+                    report=report,
+                )
+            show(one, output.fitted, as_json)
+            return
         if for_host:
             from edge.cli.for_host import level_for_host
 

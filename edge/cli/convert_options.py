@@ -22,6 +22,7 @@ BACK = {"source", "to", "level", "out", "name", "max_buffer", "as_json"}
 ONNX = {"source", "to", "level", "out", "name", "dry_run", "no_proof", "agreement", "as_json"}
 TRAINED = {"dry_run", "agreement"}  # to exporting what `edge train` made
 ADAPTER = {"source", "to", "level", "out", "name", "base", "as_json"}
+LEVELLED = {"level", "types", "output_type", "embedding_type", "dry_run"}  # to choosing types by measurement
 CHOSEN = {"level", "types", "output_type", "embedding_type", "prune_layers"}  # to a level for the host
 FOREIGN = {"check", "against", "base", "list_levels", "agreement"}  # to making GGUF files of a model
 
@@ -69,6 +70,27 @@ def buffer_of(size: str | None) -> int:
     from edge.sizes import parse_size
 
     return parse_size(size) if size else MAX_BUFFER
+
+
+def room(fit: str | None, bpw: float | None) -> int | None:
+    """Bytes of the file to be, or None where bits a weight are given.
+
+    Raises RequestError for both, and for what is no size or no number of bits.
+    """
+    from edge.sizes import parse_size
+
+    if fit is not None and bpw is not None:
+        raise RequestError("--fit and --bpw are both given", hint="one of them is the budget")
+    if bpw is not None and not 0 < bpw <= 32:
+        raise RequestError(f"--bpw {bpw:g} is no number of bits a weight", hint="for example 4.25")
+    return None if fit is None else parse_size(fit)
+
+
+def to_measure_on(calibrate: str | None) -> str:
+    """The calibration text itself. Raises RequestError where there is none."""
+    if calibrate is None:
+        raise RequestError("tensors are measured on text and none is given", hint="give it with --calibrate")
+    return text_of(calibrate)[0]
 
 
 def weighed(

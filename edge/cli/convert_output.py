@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from edge.cli.output import size, table
 
 if TYPE_CHECKING:
+    from edge.convert.fit import Fitted
     from edge.convert.level_table import Level
     from edge.convert.onnx import level_table as onnx_levels_of
     from edge.convert.onnx import to_onnx
@@ -42,6 +43,14 @@ def made(files: Sequence[Made]) -> str:
     lines.append(f"peak memory {size(files[-1].peak_rss_bytes)}; made:")
     lines += [f"  {one.path}" for one in files]
     return "\n".join(lines)
+
+
+def fitted(one: Fitted) -> str:
+    """The file's row, and what the choice of its types was worth."""
+    return (
+        f"{made([one.file])}\n{one.file.bytes:,} bytes; mean KLD {one.kld_measured:.2g} ± {one.kld_error:.1g} "
+        f"measured on {one.tokens:,} tokens held back, {one.kld_predicted:.2g} predicted"
+    )
 
 
 def figures(found: Comparison) -> tuple[str, str, str]:

@@ -1,0 +1,215 @@
+"""`edge convert --fit`: the solver, what is measured, the budget kept, and what is refused."""
+
+import itertools
+import json
+import signal
+
+import numpy as np
+import pytest
+import tiny_checkpoints
+
+from edge import gguf_header
+from edge.cli import run
+from edge.convert import gguf_source
+from edge.convert.computed import decoded, loaded
+from edge.convert.fit import fit
+from edge.convert.probe import probe
+from edge.convert.quantize import Settings
+from edge.convert.sensitivity import encoded
+from edge.convert.squeeze import Option, solve
+from edge.convert.to_gguf import convert
+from edge.errors import RequestError, StoreError
+
+TEXT = "The ferry left late, and nobody on the quay seemed to mind. " * 30
+ONE = Settings(threads=1)
+Q = "blk.1.attn_q.weight"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return tiny_checkpoints.write("llama", tmp_path_factory.mktemp("source") / "model")
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory):
+    (made,) = convert(source, ["f16"], tmp_path_factory.mktemp("whole"), prove=False, settings=ONE)
+    return made.path
+
+
+def instances():
+    draw = np.random.default_rng(7)
+    for _ in range(40):
+        options = {
+            f"t{number}": [
+                Option(f"k{kind}", int(draw.integers(1, 40)) * 32, float(draw.random())) for kind in range(4)
+            ]
+            for number in range(5)
+        }
+        least = sum(min(one.bytes for one in of) for of in options.values())
+        yield options, least + int(draw.integers(0, 1500))
+
+
+def test_the_solver_finds_what_trying_all_finds():
+    for options, budget in instances():
+        found = solve(options, budget)
+        best = min(
+            sum(one.loss for one in every)
+            for every in itertools.product(*options.values())
+            if sum(one.bytes for one in every) <= budget
+        )
+        assert sum(one.bytes for one in found.values()) <= budget
+        assert sum(one.loss for one in found.values()) == pytest.approx(best, abs=1e-12)
+        assert list(found) == list(options)
+
+
+def test_a_budget_of_more_steps_than_the_table_is_kept_and_nearly_used(monkeypatch):
+    monkeypatch.setattr("edge.convert.squeeze.STATES", 16)
+    for options, budget in instances():
+        found = solve(options, budget)
+        left = budget - sum(one.bytes for one in found.values())
+        assert left >= 0
+        for name, of in options.items():  # nothing better fits into what is left
+            assert not any(
+                one.loss < found[name].loss and one.bytes - found[name].bytes <= left for one in of
+            )
+
+
+def test_too_small_a_budget_names_the_least():
+    with pytest.raises(RequestError) as caught:
+        solve({"a": [Option("k", 96, 1.0)], "b": [Option("k", 32, 1.0)]}, 127)
+    assert "128" in caught.value.hint
+
+
+def test_a_lowered_tensor_diverges_as_a_file_with_it_does(source, whole, tmp_path):
+    with gguf_source.open(whole) as weights, probe(whole, TEXT, [Q], chunks=4, threads=1) as model:
+        assert np.abs(model.divergence()).max() < 1e-9
+        model.put(Q, "Q4_0", encoded(weights, Q, "Q4_0", None, model.pool))
+        found = model.divergence(slice(0, 1))[0]
+        chunk = model.chunks[0]
+        model.restore([Q])
+        assert np.abs(model.divergence()).max() < 1e-9
+    types = {tensor.name: tensor.type for tensor in gguf_header.read(whole).tensors} | {Q: "Q4_0"}
+    from edge.convert.source import opened
+    from edge.convert.to_gguf import make
+
+    with opened(source, "lowered") as read:
+        (file,) = make(read, ["own"], tmp_path, settings=Settings(threads=1, types=types), prove=False)
+    pair = []
+    for path in (whole, file.path):
+        with loaded(path, repacked=False) as handle:
+            logits = decoded(handle, [chunk])[1].astype(np.float64)
+        pair.append(logits - np.log(np.exp(logits).sum(1, keepdims=True)))
+    expected = (np.exp(pair[0]) * (pair[0] - pair[1])).sum(1)
+    assert expected.mean() > 1e-5
+    # another context computes attention in other precision
+    assert found.mean() == pytest.approx(expected.mean(), rel=0.02)
+
+
+@pytest.mark.parametrize("size", [70_000, 110_000])
+def test_the_file_has_at_most_the_size_and_nearly_it(source, tmp_path, size):
+    one = fit(source, TEXT, tmp_path, size=size, settings=ONE)
+    assert one.file.path.stat().st_size == one.file.bytes <= size
+    assert one.file.bytes > 0.97 * size
+    assert one.file.certificate is not None
+    header = gguf_header.read(one.file.path)
+    assert {tensor.type for tensor in header.tensors if len(tensor.shape) == 1} == {"F32"}
+    assert header.quantization == next(iter(header.bytes_by_type))
+    assert 0 < one.kld_measured < 1
+    assert one.kld_predicted == pytest.approx(one.kld_measured, rel=0.5)
+    assert {path.name for path in tmp_path.iterdir()} == {one.file.path.name, one.file.path.stem + ".json"}
+
+
+def test_bits_a_weight_are_of_all_tensors(source, tmp_path):
+    one = fit(source, TEXT, tmp_path, bpw=5.5, settings=ONE, prove=False, kinds=("Q8_0", "Q4_0"))
+    header = gguf_header.read(one.file.path)
+    bits = (
+        8 * sum(tensor.bytes for tensor in header.tensors) / sum(tensor.elements for tensor in header.tensors)
+    )
+    assert 5.2 < bits <= 5.5
+    assert {tensor.type for tensor in header.tensors} == {"F32", "Q8_0", "Q4_0"}
+
+
+def test_a_tied_embedding_is_lowered_as_the_output_too(tmp_path):
+    source = tiny_checkpoints.write("llama-tied", tmp_path / "tied")
+    one = fit(source, TEXT, tmp_path, bpw=6, settings=ONE, prove=False)
+    assert "output.weight" not in {tensor.name for tensor in gguf_header.read(one.file.path).tensors}
+    assert one.kld_predicted == pytest.approx(one.kld_measured, rel=0.5)
+
+
+def test_too_small_a_size_names_the_smallest_which_then_goes(source, tmp_path):
+    for asked in ({"size": 1000}, {"bpw": 1.0}):
+        with pytest.raises(RequestError, match="does not fit") as caught:
+            fit(source, TEXT, tmp_path, settings=ONE, **asked)
+        assert "smallest" in caught.value.hint
+        assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RequestError) as caught:
+        fit(source, TEXT, tmp_path, size=1000, settings=ONE)
+    least = int(caught.value.hint.split("can be is ")[1].split(" bytes")[0].replace(",", ""))
+    assert fit(source, TEXT, tmp_path, size=least, settings=ONE, prove=False).file.bytes == least
+
+
+def test_a_text_too_short_is_refused_and_nothing_left(source, tmp_path):
+    with pytest.raises(RequestError, match="too short to measure"):
+        fit(source, "Hardly a word.", tmp_path, size=110_000, settings=ONE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_leaves_nothing_half_written(source, tmp_path, monkeypatch):
+    def report(doing, done, total):
+        if doing == "measuring tensors" and done == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(source, TEXT, tmp_path, size=110_000, settings=ONE, report=report)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_is_kept(source, tmp_path):
+    made = fit(source, TEXT, tmp_path, bpw=6, settings=ONE, prove=False).file.path
+    before = made.read_bytes()
+    with pytest.raises(StoreError, match="is there already"):
+        fit(source, TEXT, tmp_path, bpw=6, settings=ONE, prove=False)
+    assert made.read_bytes() == before
+
+
+def test_the_command(source, tmp_path, capsys):
+    words = [
+        "convert",
+        str(source),
+        "--fit",
+        "110kB",
+        "--calibrate",
+        TEXT,
+        "--out",
+        str(tmp_path),
+        "--threads",
+        "1",
+    ]
+    assert run([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["file"]["bytes"] <= 110_000
+    assert found["kld_measured"] > 0
+    assert (tmp_path / "model.imatrix.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--fit", "1MB", "--bpw", "4", "--calibrate", "a b"], "both given"),
+        (["--fit", "1MB", "--level", "q4_0", "--calibrate", "a b"], "does not go with --fit"),
+        (["--bpw", "4", "--dry-run", "--calibrate", "a b"], "does not go with --bpw"),
+        (["--fit", "1MB"], "none is given"),
+        (["--fit", "much", "--calibrate", "a b"], "is not a size"),
+        (["--bpw", "0", "--calibrate", "a b"], "no number of bits"),
+        (["--bpw", "nan", "--calibrate", "a b"], "no number of bits"),
+        (["--fit", "1MB", "--to", "onnx"], "does not go with --to onnx"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(source, words, said, capsys):
+    assert run(["convert", str(source), *words]) != 0
+    assert said in capsys.readouterr().err
+
+
+def test_types_that_divide_no_rows_are_not_offered(source, tmp_path):
+    with pytest.raises(RequestError, match="no weights that could be lowered"):
+        fit(source, TEXT, tmp_path, size=110_000, settings=ONE, kinds=("Q4_K",))
