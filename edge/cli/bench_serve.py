@@ -92,11 +92,14 @@ def serve(
         peers, missing = available()
         for line in missing:
             click.echo(f"edge: left out: {line}", err=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers are ended with it
     before = power_state()
-    report = bench.serve(
-        ref, sequences, peers, tokens=tokens, threads=threads, repetitions=repetitions, minutes=minutes
-    )
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers are ended with it
+    try:
+        report = bench.serve(
+            ref, sequences, peers, tokens=tokens, threads=threads, repetitions=repetitions, minutes=minutes
+        )
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     settings = {"model": decided.artifact, "threads": report.plan.threads.decode, "turns": report.turns}
     made = record("serve", bench.rows(report), before=before, work=work, settings=settings)
     output.show(made, COLUMNS)
