@@ -152,8 +152,9 @@ def main() -> None:
     try:
         for ref in asked.refs:
             path = store.resolve(ref).path
-            print(path.name, file=sys.stderr)
-            found += cells(path, asked.depths, asked.threads, asked.seconds)
+            of_file = cells(path, asked.depths, asked.threads, asked.seconds)
+            print(*lines(of_file)[2:-4], sep="\n", file=sys.stderr, flush=True)  # as they come, in a long run
+            found += of_file
     except EdgeError as error:
         parser.exit(error.exit_code, f"{error.line}\n")
     print("\n".join(lines(found)))
