@@ -7,7 +7,12 @@ import tiny_checkpoints
 
 from edge.candidate import fast_types
 from edge.cli import run
-from edge.rates import Attention, Bandwidth, Kernel, Key, Layer, Rates, Scaling
+from edge.cli.for_host import types_for_host
+from edge.errors import RequestError
+from edge.machine import host
+from edge.rates import Attention, Bandwidth, Kernel, Key, Layer, Rates, Scaling, key_of, save
+
+WORDS = "The ferry left late, and nobody on the quay seemed to mind. " * 40
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +56,12 @@ def test_a_goal_makes_another_and_a_dry_run_says_which(source, here, capsys):
         (["--for-host", "--tensor-type", "x=q8_0"], 2, "--tensor-type does not go with --for-host"),
         (["--for-host", "--goal", "speed", "--goal", "quality"], 2, "contradict"),
         (["--for-host", "--goal", "memory=1MiB"], 4, "nothing fits in 1 MiB"),
+        (
+            ["--for-host", "--fit", "1MiB", "--goal", "speed", "--calibrate", "a b"],
+            2,
+            "--goal does not go with --fit",
+        ),
+        (["--for-host", "--fit", "1MiB", "--calibrate", WORDS], 2, "which types are fast here is not known"),
         (["--for-host", "--to", "onnx"], 2, "--for-host does not go with --to onnx"),
     ],
 )
@@ -61,13 +72,28 @@ def test_refusals_are_one_line(source, args, code, says, capsys):
     assert err.count("\n") == 1
 
 
-def test_types_are_fast_where_none_of_as_many_bits_takes_less_time():
+def rates_of(key, marks=()):
+    """Rates by which these types take so many nanoseconds a weight, for any number of rows."""
     costs = {"Q8_0": 6, "Q6_K": 5, "Q5_K": 9, "Q4_K": 5.5, "IQ4_NL": 2, "MXFP4": 3}
     kernels = tuple(
         Kernel(kind, 512, 1, rows, cost * 1e-9, 4.0, 0.0) for kind, cost in costs.items() for rows in (1, 512)
     )
-    rates = Rates(
-        Key("cpu", 1, "0", "0", 1), (Bandwidth(1, 1.0, 1.0, 1.0),), kernels, (Layer(512, 1, 1, 0.0),),
-        (Attention(1, 1, 0.0),), (Scaling(1, 1.0, 1.0),), 1, 1, 0.0, 0.0, 0.0, 1.0,
+    return Rates(
+        key, (Bandwidth(1, 1.0, 1.0, 1.0),), kernels, (Layer(512, 1, 1, 0.0),),
+        (Attention(1, 1, 0.0),), (Scaling(1, 1.0, 1.0),), 1, 1, 0.0, 0.0, 0.0, 1.0, marks=marks,
     )  # fmt: skip
-    assert fast_types([*costs, "Q2_K"], rates) == ("Q8_0", "Q6_K", "IQ4_NL")
+
+
+def test_types_are_fast_where_none_of_as_many_bits_takes_less_time():
+    rates = rates_of(Key("cpu", 1, "0", "0", 1))
+    kinds = [kernel.type for kernel in rates.kernels if kernel.rows == 1]
+    assert fast_types([*kinds, "Q2_K"], rates) == ("Q8_0", "Q6_K", "IQ4_NL")
+
+
+def test_a_squeezed_file_is_made_of_the_types_that_were_measured_to_be_fast(capsys):
+    save(rates_of(key_of(host())))
+    assert types_for_host() == ("Q8_0", "Q6_K", "IQ4_NL")
+    assert "fast here: Q8_0, Q6_K, IQ4_NL" in capsys.readouterr().err
+    save(rates_of(key_of(host()), marks=("busy",)))
+    with pytest.raises(RequestError, match="no evidence, as it was busy"):
+        types_for_host()

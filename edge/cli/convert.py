@@ -37,7 +37,11 @@ path_option = click.Path(path_type=Path)
     "--fit", metavar="SIZE", help="Choose each tensor's type so that the file has at most this size."
 )
 @click.option("--bpw", type=float, metavar="X", help="The same, for so many bits a weight.")
-@click.option("--for-host", is_flag=True, help="Choose the level that this machine should run, by --goal.")
+@click.option(
+    "--for-host",
+    is_flag=True,
+    help="Choose the level that this machine should run, by --goal; with --fit, of types it runs fast.",
+)
 @goal_option
 @click.option("--dry-run", is_flag=True, help="Say what the files would weigh, and write none.")
 @click.option("--no-proof", is_flag=True, help="Make no certificate; the file says so.")
@@ -178,6 +182,10 @@ def command(
         if fit is not None or bpw is not None:
             options.refuse("--bpw" if fit is None else "--fit", never=options.LEVELLED)
             size, text = options.room(fit, bpw), options.to_measure_on(calibrate)
+            from edge.cli.for_host import types_for_host
+            from edge.convert.sensitivity import KINDS
+
+            kinds = types_for_host() if for_host else KINDS
             with bars() as report:
                 settings = options.weighed(
                     settings, path, imatrix, None if imatrix else calibrate, out, name, report
@@ -193,6 +201,7 @@ def command(
                     name=name,
                     settings=settings,
                     prove=not no_proof,
+                    kinds=kinds,
                     report=report,
                 )
             show(one, output.fitted, as_json)

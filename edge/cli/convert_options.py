@@ -22,7 +22,14 @@ BACK = {"source", "to", "level", "out", "name", "max_buffer", "as_json"}
 ONNX = {"source", "to", "level", "out", "name", "dry_run", "no_proof", "agreement", "as_json"}
 TRAINED = {"dry_run", "agreement"}  # to exporting what `edge train` made
 ADAPTER = {"source", "to", "level", "out", "name", "base", "as_json"}
-LEVELLED = {"level", "types", "output_type", "embedding_type", "dry_run"}  # to choosing types by measurement
+LEVELLED = {
+    "level",
+    "types",
+    "output_type",
+    "embedding_type",
+    "dry_run",
+    "goal",
+}  # to choosing types by measurement
 CHOSEN = {"level", "types", "output_type", "embedding_type", "prune_layers"}  # to a level for the host
 FOREIGN = {"check", "against", "base", "list_levels", "agreement"}  # to making GGUF files of a model
 
