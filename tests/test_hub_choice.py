@@ -9,6 +9,7 @@ from edge.cli import run
 from edge.errors import Offline, RequestError
 from edge.goals import Goal
 from edge.hub_choice import choose_file, level_in
+from edge.memory import PROCESS_BYTES
 from edge.planner import host
 from edge.store import hub as hub_module
 from edge.store.refs import parse
@@ -60,7 +61,7 @@ def test_without_a_measurement_it_is_what_everybody_takes_and_the_reason_says_wh
 def test_goals_pick_another(hub):
     assert choose_file("hf:o/r", Goal("quality")).picked.level == "F16"
     assert choose_file("hf:o/r", Goal("speed")).picked.level == "Q4_0"  # the smallest, nothing being measured
-    assert choose_file("hf:o/r", Goal("quality", memory=51 * 2**20 + 100_001)).picked.level == "Q8_0"
+    assert choose_file("hf:o/r", Goal("quality", memory=PROCESS_BYTES + 100_001)).picked.level == "Q8_0"
 
 
 def test_the_file_that_is_chosen_is_pulled(hub, capsys):
@@ -78,7 +79,11 @@ def test_the_file_that_is_chosen_is_pulled(hub, capsys):
         (["smollm2-135m-instruct", "--for-host"], 2, "is one model"),
         (["hf:o/r", "--goal", "speed"], 2, "give --for-host"),
         (["hf:o/r", "--for-host", "--goal", "speed", "--goal", "quality"], 2, "contradict"),
-        (["hf:o/r", "--for-host", "--goal", "memory=1MiB"], 4, "nothing fits in 1 MiB: the smallest to run, Q8_0 of 85,000 bytes"),
+        (
+            ["hf:o/r", "--for-host", "--goal", "memory=1MiB"],
+            4,
+            "nothing fits in 1 MiB: the smallest to run, Q8_0 of 85,000 bytes",
+        ),
         (["hf:o/none", "--for-host"], 1, "the hub has no"),
         (["hf:o/checkpoint", "--for-host"], 2, "has no GGUF file whose name says its level"),
     ],
