@@ -82,7 +82,7 @@ def test_the_file_that_is_chosen_is_pulled(hub, capsys):
         (
             ["hf:o/r", "--for-host", "--goal", "memory=1MiB"],
             4,
-            "nothing fits in 1 MiB: the smallest to run, Q8_0 of 85,000 bytes",
+            "the smallest to run, Q8_0 of 85,000",
         ),
         (["hf:o/none", "--for-host"], 1, "the hub has no"),
         (["hf:o/checkpoint", "--for-host"], 2, "has no GGUF file whose name says its level"),
