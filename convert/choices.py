@@ -10,6 +10,7 @@ from pathlib import Path
 from edge import rates as measured
 from edge import store
 from edge.artifact import UNSTATED_CONTEXT, is_onnx, of_gguf, of_onnx, refusals
+from edge.budget import choose_context
 from edge.candidate import HERE, MAKE, Candidate
 from edge.choose import Choice, choose
 from edge.errors import EdgeError
@@ -17,9 +18,8 @@ from edge.evidence import digest_of, qualities_of
 from edge.gguf_header import Header
 from edge.goals import Goal
 from edge.machine import Host, host
-from edge.memory import Cache, predict
+from edge.memory import LOGITS_ROWS, Cache, best_mapped, predict
 from edge.onnx_folder import is_folder
-from edge.planner import LOGITS_ROWS, choose_context
 from edge.sizes import parse_size
 
 from .candidates import Levels, candidates, fingerprint_of
@@ -156,7 +156,9 @@ def needed(header: Header, ctx: int | None, machine: Host) -> int:
     """Bytes that a file of this header would take to run, at the context that `edge plan` would choose."""
     trained = header.get("{arch}.context_length", int, UNSTATED_CONTEXT)
     context, _ = choose_context(trained, ctx)
-    return predict(header, context, CACHE, isa=machine.cpu.isa).total_bytes
+    isa = machine.cpu.isa
+    mapped = best_mapped(header, isa) or not machine.chosen.backend.endswith("-cpu")
+    return predict(header, context, CACHE, isa=isa, mapped=mapped).total_bytes
 
 
 def others(model: store.Model, made: Levels) -> Iterator[store.Model]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from edge import gguf_header, onnx_folder, onnx_memory, store
 from edge.errors import BadGGUF, RequestError, UnsafeFile
 from edge.gguf_header import Header
 from edge.machine import Chosen, Host, Rejected
-from edge.memory import Cache, Memory, has_cache, predict
+from edge.memory import Cache, Memory, best_mapped, has_cache, predict, weights
+from edge.sizes import mib
 from edge.store.checkpoints import is_adapter
 
 ONNX_BACKEND = "onnxruntime-cpu"
@@ -21,7 +22,9 @@ UNSTATED_CONTEXT = 4096  # tokens, where a header does not say what the model wa
 class Artifact:
     """What a plan depends on: `predict(context, cache, available)`, and the `trained` context in tokens.
 
-    `header` is None for ONNX. `refusals` are reasons why what fits is not of use.
+    mapped    whether the file is mapped, and else why it is read
+    refusals  why what fits is not of use
+    header    None for ONNX
     """
 
     level: str
@@ -30,6 +33,8 @@ class Artifact:
     predict: Callable[[int, Cache, int], Memory]
     refusals: tuple[str, ...]
     header: Header | None = None
+    mapped: bool = True
+    mapped_reason: str = ""
 
 
 def is_onnx(model: store.Model) -> bool:
@@ -37,19 +42,35 @@ def is_onnx(model: store.Model) -> bool:
     return model.path.suffix == ".onnx" or onnx_folder.is_folder(model.path)
 
 
-def of_gguf(model: store.Model, machine: Host) -> Artifact:
-    """Raises what `read_artifact` raises."""
+def of_gguf(model: store.Model, machine: Host, mmap: bool | None = None) -> Artifact:
+    """A GGUF file, mapped or read as `mmap` says, or as leaves less in memory. Raises what `read_artifact` raises."""
     header = read_artifact(model)
 
+    isa = machine.cpu.isa
+    mapped, why = mmap, ""
+    if mapped is None:
+        on_cpu = machine.chosen.backend.endswith("-cpu")
+        mapped, why = choose_mapped(header, isa) if on_cpu else (True, "")
+
     def memory(tokens: int, cache: Cache, available: int) -> Memory:
-        return predict(header, tokens, cache, isa=machine.cpu.isa, available_bytes=available)
+        return predict(header, tokens, cache, isa=isa, mapped=mapped, available_bytes=available)
 
     trained = header.get("{arch}.context_length", int, UNSTATED_CONTEXT)
     if trained < 1:
         raise BadGGUF(
             f"the header states a context of {trained} tokens", hint="get another file of this model"
         )
-    return Artifact(header.quantization, trained, machine.chosen, memory, refusals(header), header)
+    level = header.quantization
+    return Artifact(level, trained, machine.chosen, memory, refusals(header), header, mapped, why)
+
+
+def choose_mapped(header: Header, isa: Sequence[str]) -> tuple[bool, str]:
+    """Whether to map the file, and why not: what is rearranged is not read again where it was mapped."""
+    if best_mapped(header, isa):
+        return True, ""
+    both = (sum(weights(header, isa, mapped)) for mapped in (True, False))
+    saved = next(both) - next(both)
+    return False, f"the file is read, not mapped: {mib(saved)} of it are rearranged and need not stay twice"
 
 
 def of_onnx(model: store.Model) -> Artifact:

@@ -2,30 +2,40 @@
 
 The peak resident size of a process that prefills a batch and decodes is the sum of
 
-    weights   the mapped file, plus a copy of each matrix that this CPU's kernels want rearranged
-    kv        keys and values of every layer for the whole context, zeroed and so resident at once
-    compute   the activations of one batch, the attention mask, one row of logits a sequence
-    runtime   Python, llama.cpp's code, and the tokenizer's tables
+    weights   the file's tensors, mapped or read
+    repacked  a copy of each matrix that this CPU's kernels want rearranged; without the mapping it is the only one
+    kv        keys and values of every layer for the whole context, zeroed and so resident at once; recurrent states
+    compute   what llama.cpp reserves for the graph of one batch, and the row of a batch as a kernel reads it
+    logits    a row of them for each answer, and the candidates of a draw
+    runtime   Python, llama.cpp's code, the tokenizer's tables, the graph's nodes, what is kept of each cell
 
-Sources: llama.cpp src/llama-kv-cache*.cpp (cells, padding, window), ggml-cpu/repack.cpp (which types are
-rearranged on which CPU), and our own measurements, bench/LOG.md, for the four constants.
+Sources: llama.cpp src/llama-kv-cache*.cpp (cells, padding, window), src/llama-graph.cpp and ggml-alloc.c (what is alive
+at once), ggml-cpu/repack.cpp (which types are rearranged on which CPU). `edge.engine.dry` asks llama.cpp itself, and a
+test holds the formula to that. The constants of the runtime are our own measurements, bench/LOG.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from edge.gguf_header import Array, Header
+from edge.gguf_header import Array, Header, Tensor
 
 MIB = 1 << 20
 # Tokens of one decode call: as many activations are alive at once, and so long may Ctrl-C have to wait.
 BATCH = 512
+EMBEDDING = "token_embd.weight"
+REPACKED_ROWS = 8  # llama.cpp rearranges so many rows of a matrix together
+LOGITS_ROWS = 16  # rows of logits a step may want at least: one sequence's next token, and its guesses
 CELL_PADDING = 256  # llama.cpp rounds a context up to this
 # Measured: a Python process with the command, the template engine, NumPy and llama.cpp's library mapped.
-PROCESS_BYTES = 51 * MIB
-TOKEN_BYTES = 160  # a vocabulary entry in llama.cpp's maps
-MERGE_BYTES = 130  # a byte-pair merge in the same
+PROCESS_BYTES = 46 * MIB
+CANDIDATE_BYTES = 12  # llama_token_data
+NODE_BYTES = 4000  # what llama.cpp and its graphs keep of a tensor
+CELL_BYTES = 300  # a cell with its position and sequences, and a token of ours
+TOKEN_BYTES = 152  # a vocabulary entry in llama.cpp's maps
+MERGE_BYTES = 180  # a byte-pair merge in the same
 # Every how many layers one looks at the whole context, where the header does not say
 # (llama.cpp src/models/*.cpp, load_swa_pattern).
 FULL_ATTENTION_EVERY = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "cohere2": 4, "exaone4": 4, "gpt-oss": 2}
@@ -40,14 +50,18 @@ KV_TYPES = {"f16": (2, 1), "f32": (4, 1), "q8_0": (34, 32), "q4_0": (18, 32)}
 
 @dataclass(frozen=True)
 class Memory:
-    """Predicted bytes by purpose, and what there is."""
+    """Predicted bytes by purpose, and what there is. `mapped` weights are pages of the file, which other processes
+    share and the kernel may drop; those that are read are not."""
 
     weights_bytes: int
+    repacked_bytes: int
     kv_bytes: int
     compute_bytes: int
+    logits_bytes: int
     runtime_bytes: int
     total_bytes: int
     available_bytes: int
+    mapped: bool = True
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,7 @@ class Cache:
     type    one of KV_TYPES
     flash   flash attention, which keeps no scores of a whole batch and takes its mask in f16
     rows    rows of logits
+    batch   tokens of one graph
     """
 
     sequences: int = 1
@@ -64,6 +79,7 @@ class Cache:
     type: str = "f16"
     flash: bool = True
     rows: int = 1
+    batch: int = BATCH
 
     @property
     def streams(self) -> int:
@@ -75,33 +91,58 @@ ONE = Cache()
 
 
 def predict(
-    header: Header, context: int, cache: Cache = ONE, *, isa: Sequence[str] = (), available_bytes: int = 0
+    header: Header,
+    context: int,
+    cache: Cache = ONE,
+    *,
+    isa: Sequence[str] = (),
+    mapped: bool = True,
+    available_bytes: int = 0,
 ) -> Memory:
     """The memory one process needs for this model at this context (tokens). Raises BadGGUF for a header that
     lacks what the sum needs."""
     parts = (
-        weights_bytes(header, isa),
+        *weights(header, isa, mapped),
         kv_bytes(header, context, cache),
         compute_bytes(header, context, cache),
-        runtime_bytes(header),
+        logits_bytes(header, cache),
+        runtime_bytes(header, context, cache),
     )
-    return Memory(*parts, sum(parts), available_bytes)
+    return Memory(*parts, sum(parts), available_bytes, mapped)
 
 
-def weights_bytes(header: Header, isa: Sequence[str]) -> int:
-    """The file as mapped, and the rearranged copies that stay beside it."""
-    repacked = repacked_types(isa)
+def weights(header: Header, isa: Sequence[str], mapped: bool = True) -> tuple[int, int]:
+    """Bytes of the tensors as they are in the file, and of the rearranged copies.
+
+    A mapped file stays whole; one that is read leaves out what was rearranged, but for an embedding that is the output
+    too, whose rows are looked up as well.
+    """
+    copies = {tensor.name: tensor.bytes for tensor in repacked(header, isa)}
+    whole = sum(tensor.bytes for tensor in header.tensors)
+    moved = 0 if mapped else sum(copies.values()) - copies.get(EMBEDDING, 0)
+    return whole - moved, sum(copies.values())
+
+
+def repacked(header: Header, isa: Sequence[str]) -> list[Tensor]:
+    """The matrices that llama.cpp rearranges for its kernels on a CPU of these features."""
+    kinds = repacked_types(isa)
     # The rows of an embedding are looked up, not multiplied, so it stays as it is, unless it is the output too.
     tied = not any(tensor.name == "output.weight" for tensor in header.tensors)
-    copies = sum(
-        tensor.bytes
+    return [
+        tensor
         for tensor in header.tensors
         # three dimensions: the matrices of a mixture's experts
-        if tensor.type in repacked
+        if tensor.type in kinds
         and len(tensor.shape) in (2, 3)
-        and (tied or tensor.name != "token_embd.weight")
-    )
-    return header.file_bytes + copies
+        and tensor.shape[1] % REPACKED_ROWS == 0
+        and (tied or tensor.name != EMBEDDING)
+    ]
+
+
+def best_mapped(header: Header, isa: Sequence[str]) -> bool:
+    """Whether to map the file. Where most of it is rearranged, what was mapped is not read again."""
+    moved = sum(tensor.bytes for tensor in repacked(header, isa) if tensor.name != EMBEDDING)
+    return moved < sum(tensor.bytes for tensor in header.tensors) / 2
 
 
 def repacked_types(isa: Sequence[str]) -> set[str]:
@@ -158,43 +199,87 @@ def state_elements(header: Header) -> int:
 def layer_cells(header: Header, context: int, cache: Cache = ONE) -> list[int]:
     """KV cells of each layer in one stream: the padded context, or, where a layer has a window, a window for each
     sequence of the stream and a batch."""
-    full = pad(context)
-    window = header.get("{arch}.attention.sliding_window", int, 0)
-    windows = cache.sequences // cache.streams
-    windowed = min(full, pad(window * windows + BATCH)) if window else full
-    pattern = header.metadata.get(
+    full, windowed = pad(context), window_cells(header, context, cache)
+    return [windowed if has_window else full for has_window in windows(header)]
+
+
+def windows(header: Header) -> tuple[bool, ...]:
+    """Which layers look back a window only; where the header says nothing of it none, rather too much than too
+    little."""
+    pattern: Any = header.metadata.get(
         f"{header.architecture}.attention.sliding_window_pattern",
         FULL_ATTENTION_EVERY.get(header.architecture, 1),
     )
     if isinstance(pattern, int) and pattern > 0:
         pattern = tuple(layer % pattern < pattern - 1 for layer in range(header.layers))
-    if not isinstance(pattern, tuple) or len(pattern) != header.layers:
-        return [full] * header.layers  # rather too much than too little
-    return [windowed if has_window else full for has_window in pattern]
+    known = isinstance(pattern, tuple) and len(pattern) == header.layers
+    if not known or not header.get("{arch}.attention.sliding_window", int, 0):
+        return (False,) * header.layers
+    return tuple(bool(has_window) for has_window in pattern)
+
+
+def window_cells(header: Header, context: int, cache: Cache) -> int:
+    """KV cells of a layer with a window in one stream."""
+    window = header.get("{arch}.attention.sliding_window", int, 0)
+    sequences = cache.sequences // cache.streams
+    return min(pad(context), pad(window * sequences + cache.batch))
+
+
+def pools(header: Header, context: int, cache: Cache) -> tuple[int, ...]:
+    """Cells of one stream in each of llama.cpp's caches: one for the layers that look at everything, one for those
+    with a window; none for what has no attention."""
+    if not any(header.per_layer("{arch}.attention.head_count", default=0)):
+        return ()
+    windowed = (window_cells(header, context, cache),) if any(windows(header)) else ()
+    return (pad(context), *windowed)
 
 
 def compute_bytes(header: Header, context: int, cache: Cache = ONE) -> int:
-    """Activations of one batch: three of the feed-forward's width and four of the model's, f32; the mask for the
-    whole context and for the window; without flash attention the scores of a batch in f32; the logits.
+    """What llama.cpp reserves for the graph of a batch, and the work buffer of its widest multiplication.
 
-    A batch's rows are shared out among split sequences, so mask and scores are of one stream's cells.
+    Alive all the time are the inputs: masks, positions, cell numbers. Beside them the largest of what is alive in a
+    layer's feed-forward (gate, up, product and the residuals, f32), in its attention (without flash attention with
+    the scores of the batch), and at the end, with the logits. A batch's rows are shared out among split sequences,
+    so mask and scores are of one stream's cells.
     """
+    rows = min(cache.batch, pad(context) * cache.streams)
     width = header.get("{arch}.embedding_length", int)
-    inner = max(header.per_layer("{arch}.feed_forward_length", default=4 * width))
     heads = max(header.per_layer("{arch}.attention.head_count", default=0))
-    cells = layer_cells(header, context, cache)
-    query = heads * header.get("{arch}.attention.key_length", int, width // max(1, heads))
-    activations = BATCH * 4 * (max(3 * inner, 2 * query) + 4 * max(width, query))
-    mask = sum(set(cells)) * BATCH * (2 if cache.flash else 4)
-    scores = 0 if cache.flash else heads * max(cells) * BATCH * 4
-    return activations + mask + scores + cache.rows * vocabulary(header) * 4
+    query = heads * head_sizes(header)[0] if heads else 0
+    inner = inner_width(header, width)
+    cells = pools(header, context, cache)
+    inputs = rows * (8 + 16 * len(cells) + sum(cells) * (2 if cache.flash else 4))
+    if KV_TYPES[cache.type][1] > 1:  # the rotations of keys and values before they are rounded
+        inputs += len(cells) * sum(4 * size * size for size in head_sizes(header))
+    feeding = 4 * rows * (3 * inner + 3 * width + max(width, query))
+    attending = 4 * rows * (3 * width + 3 * query)
+    if not cache.flash:
+        inputs += 4 * rows * query  # what is cut up between the scores and the rest
+        attending += 4 * rows * heads * max(cells, default=0)
+    ending = 4 * (min(rows, max(cache.sequences, LOGITS_ROWS)) * vocabulary(header) + rows * width)
+    return inputs + max(feeding, attending, ending) + 2 * rows * max(inner, width, query)
 
 
-def runtime_bytes(header: Header) -> int:
-    """The interpreter with its libraries, and llama.cpp's tables for the vocabulary."""
+def inner_width(header: Header, width: int) -> int:
+    """Elements of a row inside a feed-forward, in all the experts that a token has, or inside a recurrent layer."""
+    inner = max(header.per_layer("{arch}.feed_forward_length", default=4 * width))
+    expert = header.get("{arch}.expert_feed_forward_length", int, inner)
+    used = header.get("{arch}.expert_used_count", int, 0)
+    return max(inner, used * expert, 2 * header.get("{arch}.ssm.inner_size", int, 0))
+
+
+def logits_bytes(header: Header, cache: Cache = ONE) -> int:
+    """Rows of logits in f32, and the candidates of a draw, each a token with its logit and probability."""
+    return vocabulary(header) * (4 * cache.rows + CANDIDATE_BYTES)
+
+
+def runtime_bytes(header: Header, context: int, cache: Cache = ONE) -> int:
+    """The interpreter with its libraries, llama.cpp's tables for the vocabulary and for the graph, and what it and
+    we keep of each cell of the cache."""
     merges = header.metadata.get("tokenizer.ggml.merges")
     count = merges.length if isinstance(merges, Array) else 0
-    return PROCESS_BYTES + vocabulary(header) * TOKEN_BYTES + count * MERGE_BYTES
+    tables = vocabulary(header) * TOKEN_BYTES + count * MERGE_BYTES + len(header.tensors) * NODE_BYTES
+    return PROCESS_BYTES + tables + cache.streams * sum(pools(header, context, cache)) * CELL_BYTES
 
 
 def vocabulary(header: Header) -> int:

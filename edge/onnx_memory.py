@@ -2,9 +2,11 @@
 
 The peak resident size of a process that prefills a batch and decodes is the sum of
 
-    weights   the files, mapped or read, and what ONNX Runtime keeps beside them rearranged for its kernels
+    weights   the files, mapped or read
+    repacked  what ONNX Runtime keeps beside them rearranged for its kernels
     kv        keys and values of every layer for the whole context, in float32; resident as they are filled
-    compute   the activations of one batch, the scores of attention, one row of logits an answer
+    compute   the activations of one batch, the scores of attention
+    logits    one row an answer, and the candidates of a draw
     runtime   Python, ONNX Runtime's code, llama.cpp's for its samplers, and the tokenizer's tables
 
 The factors are our own measurements, bench/LOG.md.
@@ -15,12 +17,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edge.memory import BATCH, MIB, Memory
+from edge.memory import BATCH, CANDIDATE_BYTES, MIB, Memory
 from edge.onnx_folder import DecoderFolder, OnnxFolder
 
 PROCESS_BYTES = 62 * MIB  # a Python process with the command, the template engine and both libraries
 TOKEN_BYTES = 420  # a vocabulary entry with its merges in the tokenizers library
-CANDIDATE_BYTES = 12  # a token with its logit, as llama.cpp's samplers take it
 # Resident bytes a byte of the files: mapped, and rearranged copies; half is widened to float32
 MAPPED = {"fp32": 1.02, "fp16": 1.9, "int8": 1.0, "int8w": 1.15, "int4": 1.2}
 READ = 1.8  # of weights inside model.onnx, whose bytes and copies stay
@@ -36,9 +37,11 @@ def of_decoder(
     scores = said.heads * tokens * context
     activations = tokens * (3 * said.inner + 4 * width)
     parts = (
-        round(folder.bytes * MAPPED.get(folder.level, READ)) + table,
+        folder.bytes,
+        round(folder.bytes * (MAPPED.get(folder.level, READ) - 1)) + table,
         2 * said.layers * said.kv_heads * said.head_size * 4 * context * sequences,
-        4 * (scores + activations) + sequences * said.vocabulary * 4 + said.vocabulary * CANDIDATE_BYTES,
+        4 * (scores + activations),
+        sequences * said.vocabulary * 4 + said.vocabulary * CANDIDATE_BYTES,
         PROCESS_BYTES + said.vocabulary * TOKEN_BYTES,
     )
     return Memory(*parts, sum(parts), available_bytes)
@@ -53,9 +56,11 @@ def of_encoder(folder: OnnxFolder, context: int, *, available_bytes: int = 0) ->
     activations = context * (2 * inner + 4 * width) + heads * context * context
     vocabulary = number(config, "vocab_size")
     parts = (
-        round(folder.bytes * READ),
+        folder.bytes,
+        round(folder.bytes * (READ - 1)),
         0,
         4 * TEXTS * activations,
+        0,
         PROCESS_BYTES + vocabulary * TOKEN_BYTES,
     )
     return Memory(*parts, sum(parts), available_bytes)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,16 @@ from edge import rates as measured
 from edge import speed as speeds
 from edge import store
 from edge.artifact import Artifact, is_onnx, of_gguf, of_onnx
+from edge.budget import Room, fit_context
 from edge.errors import DoesNotFit, RequestError
 from edge.machine import Host, Rejected, host
-from edge.memory import CELL_PADDING, Cache, Memory
+from edge.memory import LOGITS_ROWS, Cache, Memory
 from edge.sizes import mib, parse_size
 from edge.speed import Speed
 
-# Room for a conversation without paying for a long document; `ctx` asks for another.
-DEFAULT_CONTEXT = 4096
 ALL_LAYERS = 999  # llama.cpp's way to say: every layer on the accelerator
 MAX_THREADS = 512
 TYPICAL_PROMPT = 512  # tokens
-LOGITS_ROWS = 16  # rows of logits a step may want at least: one sequence's next token, and its guesses
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,7 @@ class Plan:
     unified       several slots share the cells of one prompt
     kv, flash     type of keys and values; flash attention, where None leaves it to llama.cpp
     row_multiple  by how many rows a step must go so that a row's sums are the same in all
+    mmap          the file's pages are mapped; else it is read, which leaves less where most of it is rearranged
     speed         predicted for a prompt of 512 tokens and what follows it, `parallel` conversations decoding at a time;
                   None where nothing was measured to predict it from
     speed_reason  what the prediction goes by, or why there is none
@@ -66,6 +64,7 @@ class Plan:
     kv: str
     flash: bool | None
     row_multiple: int
+    mmap: bool
     gpu_layers: int
     memory: Memory
     fits: bool
@@ -89,7 +88,7 @@ class Plan:
 def plan(
     ref: str,
     *,
-    ctx: int | None = None,
+    ctx: int | str | None = None,
     memory: float | str | None = None,
     threads: int | None = None,
     sequences: int = 1,
@@ -97,11 +96,13 @@ def plan(
     kv: str | None = None,
     scoring: bool = False,
     beside: int = 0,
+    guesses: bool = False,
+    mmap: bool | None = None,
     on: Host | None = None,
 ) -> Plan:
     """Decide how `ref` runs on this machine, reading only the file's header, or an ONNX folder's config.json.
 
-    ctx        tokens of context; by default what the model was trained for, at most 4,096
+    ctx        tokens of context, or "auto" for as many as fit; by default what the model was trained for, at most 4,096
     memory     a budget in bytes, or a text such as "512MiB"; by default what is available
     threads    for prefill and decode alike; by default one a core
     sequences  answers that share one prompt
@@ -109,6 +110,8 @@ def plan(
     kv         type of keys and values: "f16", "q8_0", "q4_0"; by default f16, or what fits where more is asked for
     scoring    for label scoring, which adds in f32 and without flash attention
     beside     bytes of what is loaded beside the model: its adapters
+    guesses    a step may hold guesses, which take a row of logits each, whatever the type of the weights
+    mmap       map the file or read it; by default what leaves less in memory
     on         the host to plan for; by default this one
 
     Raises ModelNotFound, UnsafeFile (BadGGUF) for what cannot be read, RequestError for a setting out of range.
@@ -116,8 +119,8 @@ def plan(
     kept.check_counts(sequences, parallel)
     model = store.resolve(ref)
     machine = on or host()
-    found = of_onnx(model) if is_onnx(model) else of_gguf(model, machine)
-    context, context_reason = choose_context(found.trained, ctx)
+    found = of_onnx(model) if is_onnx(model) else of_gguf(model, machine, mmap)
+    on_cpu = found.chosen.backend.endswith("-cpu")
     use, threads_reason = choose_threads(machine, threads)
     budget = machine.memory.available_bytes
     if memory is not None:
@@ -126,25 +129,26 @@ def plan(
     # Fewer bits only where more was asked for than the default.
     smaller = kv is None and (ctx is not None or parallel > 1)
 
+    rows, rows_reason = kept.row_multiple(found.header, machine.cpu.isa, on_cpu)
+    # Without being asked a step holds guesses only where they are summed as one row is.
+    guessed = LOGITS_ROWS if guesses or rows == 1 else 1
+
     def caches(slots: int) -> tuple[Cache, ...]:
         if scoring:
             return (Cache(sequences, type="f32", flash=False, rows=max(sequences, LOGITS_ROWS)),)
         answers = min(sequences, slots) if parallel > 1 else sequences
-        return kept.caches(found.header, answers, slots, rows=LOGITS_ROWS, asked=kv, smaller=smaller)
+        return kept.caches(found.header, answers, slots, rows=guessed, asked=kv, smaller=smaller)
 
-    def need(tokens: int, cache: Cache) -> Memory:
-        alone = found.predict(tokens, cache, budget)
-        weights, total = alone.weights_bytes + beside, alone.total_bytes + beside
-        return replace(alone, weights_bytes=weights, total_bytes=total)
-
+    room = Room(found, budget, beside, caches)
     tried = caches(parallel)
-    needs = [need(context, cache) for cache in tried]
+    context, context_reason = fit_context(room, tried[0], ctx)
+    needs = [room.need(context, cache) for cache in tried]
     at = next((i for i, needed in enumerate(needs) if needed.total_bytes <= budget), len(tried) - 1)
     cache, needed = tried[at], needs[at]
     fits = needed.total_bytes <= budget
     left_out = []
     if ctx is None and context < found.trained:
-        more = need(found.trained, cache).total_bytes - needed.total_bytes
+        more = room.need(found.trained, cache).total_bytes - needed.total_bytes
         ask = f"ask for it with --ctx {found.trained}"
         left_out = [Rejected(f"context {found.trained}", f"takes {mib(more)} more; {ask}")]
     too_large = (
@@ -154,13 +158,7 @@ def plan(
         for other, more in zip(tried[:at], needs[:at], strict=True)
     )
 
-    def fitting(tokens: int, slots: int) -> bool:
-        return any(need(tokens, cache).total_bytes <= budget for cache in caches(slots))
-
-    on_cpu = found.chosen.backend.endswith("-cpu")
-    rows, rows_reason = kept.row_multiple(found.header, machine.cpu.isa, on_cpu)
     rows_reason = rows_reason if cache.split else ""
-    least = min(need(1, cache).total_bytes for cache in caches(1))
     speed, speed_reason = predicted(found, machine, use, context, parallel)
     return Plan(
         artifact=model.name,
@@ -177,34 +175,23 @@ def plan(
         kv=cache.type,
         flash=kept.flash(cache),
         row_multiple=rows,
+        mmap=found.mapped,
         gpu_layers=0 if on_cpu else ALL_LAYERS,
         memory=needed,
         fits=fits,
         speed=speed,
         speed_reason=speed_reason,
-        nearest="" if fits else nearest_fit(context, parallel, fitting, least),
+        nearest="" if fits else room.nearest(context, parallel),
         reasons=(
             threads_reason,
             context_reason,
+            *filter(None, [found.mapped_reason]),
             *kept.reasons(cache, context, asked=kv, scoring=scoring),
             *filter(None, [rows_reason]),
             *found.refusals,
         ),
         advice=model.advice,
     )
-
-
-def choose_context(trained: int, asked: int | None) -> tuple[int, str]:
-    """The context in tokens, and its reason."""
-    if asked is not None:
-        if not 1 <= asked <= trained:
-            raise RequestError(
-                f"a context of {asked} is out of range", hint=f"the model was trained for 1 to {trained}"
-            )
-        return asked, f"context {asked}: asked for"
-    if trained <= DEFAULT_CONTEXT:
-        return trained, f"context {trained}: all the model was trained for"
-    return DEFAULT_CONTEXT, f"context {DEFAULT_CONTEXT}: the default; the model was trained for {trained}"
 
 
 def choose_threads(machine: Host, asked: int | None) -> tuple[Threads, str]:
@@ -244,21 +231,3 @@ def predicted(
     when = date.fromtimestamp(rates.measured_at).isoformat()
     marks = f", which is weak evidence: {', '.join(rates.marks)}" if rates.marks else ""
     return speed, f"by what was measured of this host on {when}{marks}"
-
-
-def nearest_fit(context: int, parallel: int, fits: Callable[[int, int], bool], least: int) -> str:
-    """In words: how many conversations at a time fit at this context, and the longest shorter context that fits
-    for as many; or that none does, where `least` is what the shortest takes in bytes."""
-    fewer, shorter = range(1, parallel), range(CELL_PADDING, context, CELL_PADDING)
-    slots = bisect_left(fewer, True, key=lambda slots: not fits(context, slots))
-    tokens = bisect_left(shorter, True, key=lambda tokens: not fits(tokens, parallel))
-    found = []
-    if slots:
-        at_a_time = "1 conversation" if slots == 1 else f"{slots} conversations"
-        found.append(f"{at_a_time} at a time fit{'s' if slots == 1 else ''}: --parallel {slots}")
-    if tokens:
-        found.append(f"a context of {shorter[tokens - 1]} fits: --ctx {shorter[tokens - 1]}")
-    return (
-        ", or ".join(found)
-        or f"even the shortest context takes {mib(least)}, so pick a smaller model or level"
-    )

@@ -33,6 +33,7 @@ LAYERS = [
     {"edge.engine", "edge.onnx", "edge.structure"},
     {"edge.choose", "edge.candidate", "edge.hub_choice"},
     {"edge.planner"},
+    {"edge.budget"},
     {"edge.kv", "edge.speed", "edge.artifact"},
     {
         "edge.machine",

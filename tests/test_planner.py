@@ -66,7 +66,8 @@ def test_what_is_asked_for_is_what_is_planned(model):
 def test_the_total_is_the_sum_of_its_parts_and_grows_with_the_context(model):
     small, large = (plan(model, ctx=ctx, on=machine()).memory for ctx in (512, 8192))
     for memory in (small, large):
-        parts = (memory.weights_bytes, memory.kv_bytes, memory.compute_bytes, memory.runtime_bytes)
+        parts = (memory.weights_bytes, memory.repacked_bytes, memory.kv_bytes)
+        parts += (memory.compute_bytes, memory.logits_bytes, memory.runtime_bytes)
         assert memory.total_bytes == sum(parts)
     # 2 layers × 2 heads × 16 per head × keys and values × f16
     assert small.kv_bytes == 512 * 2 * 2 * 16 * 2 * 2
@@ -159,7 +160,7 @@ writer.write_header_to_file(); writer.write_kv_data_to_file(); writer.write_tens
     subprocess.run([sys.executable, "-c", code], check=True)
     first = sorted(tmp_path.glob("part-*.gguf"))[0]
     split, alone = plan(str(first), on=machine()), plan(str(whole), on=machine())
-    assert split.memory.weights_bytes == sum(path.stat().st_size for path in tmp_path.glob("part-*.gguf"))
+    assert split.memory.weights_bytes == alone.memory.weights_bytes
     assert split.memory.kv_bytes == alone.memory.kv_bytes
     from edge.engine import Engine, Sampling
 
@@ -256,8 +257,9 @@ def test_label_scoring_adds_in_f32_without_flash_attention(wide):
     decided, usual = (plan(wide, ctx=512, sequences=4, scoring=on, on=machine()) for on in (True, False))
     assert (decided.kv, decided.flash, decided.unified) == ("f32", False, True)
     assert decided.memory.kv_bytes == 2 * usual.memory.kv_bytes
-    # the scores of a batch in 4 heads, and the mask, in f32 instead of f16
-    assert decided.memory.compute_bytes - usual.memory.compute_bytes == 512 * 512 * (4 * 4 + 2)
+    # scores of 4 heads, a mask twice as wide, a query; and attention's 6 × 128 values a row for the feed-forward's 10 × 128
+    more = 512 * 512 * (4 * 4 + 2) + 4 * 512 * (1 + 6 - 10) * 128
+    assert decided.memory.compute_bytes - usual.memory.compute_bytes == more
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ class LoadedModel:
 def load(
     ref: str,
     *,
-    ctx: int | None = None,
+    ctx: int | str | None = None,
     threads: int | None = None,
     sequences: int = 1,
     parallel: int = 1,
@@ -207,7 +207,16 @@ def load(
     beside = sum(adapter.bytes for adapter in adapters)
 
     def planned(beside: int) -> Plan:
-        return plan(ref, ctx=ctx, threads=threads, sequences=sequences, parallel=parallel, beside=beside)
+        guesses = bool(lookup) or draft is not None
+        return plan(
+            ref,
+            ctx=ctx,
+            threads=threads,
+            sequences=sequences,
+            parallel=parallel,
+            beside=beside,
+            guesses=guesses,
+        )
 
     found, drafted = planned(beside), None
     if draft is not None:

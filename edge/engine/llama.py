@@ -17,11 +17,12 @@ from edge.engine.binding import interrupts_held, listen, llama, why
 from edge.engine.chain import Chain
 from edge.engine.vocab import LoadedFile, Vocab
 from edge.errors import EngineError, RequestError
-from edge.memory import BATCH
-from edge.planner import LOGITS_ROWS, Plan
+from edge.memory import BATCH, LOGITS_ROWS
+from edge.planner import Plan
 
 # llama.h, llama_decode: what its codes mean
 NO_ROOM, ABORTED = 1, 2
+LOAD_AUTO, LOAD_NONE = -1, 0  # llama.h, enum llama_load_mode: mapped where that is possible, or read
 
 
 class LlamaBackend:
@@ -166,6 +167,7 @@ class LlamaBackend:
     def _load_model(self, plan: Plan, interrupts: Sequence[int]) -> Any:
         params = self._lib.llama_model_default_params()
         params.n_gpu_layers = plan.gpu_layers
+        params.load_mode = LOAD_AUTO if plan.mmap else LOAD_NONE
         # A large file takes minutes; llama.cpp asks after each tensor whether to go on.
         go_on = self._lib.llama_progress_callback(lambda share, _: not interrupts)
         params.progress_callback = go_on

@@ -23,8 +23,8 @@ from edge.engine.slots import TILE, Slot, Slots
 from edge.engine.speculate import Proposer
 from edge.engine.text import TextStream
 from edge.errors import EngineError
-from edge.memory import BATCH
-from edge.planner import LOGITS_ROWS, Plan
+from edge.memory import BATCH, LOGITS_ROWS
+from edge.planner import Plan
 
 BESIDE = 2 * TILE  # tokens of prompt in a step that others wait for
 

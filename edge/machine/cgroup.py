@@ -47,6 +47,11 @@ def memory_groups(system: System) -> list[MemoryGroup]:
     return groups
 
 
+def memory_folder(system: System) -> PurePosixPath | None:
+    """The folder of this process's own group; None where no hierarchy controls memory."""
+    return next(_folders(system, "memory"), None)
+
+
 def cpu_quota(system: System) -> float | None:
     """CPUs' worth of time this process may use (1.5 is one and a half), None when unlimited."""
     quotas = []
