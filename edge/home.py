@@ -25,6 +25,11 @@ def rates_file() -> Path:
     return home() / "rates.json"
 
 
+def tuned_file() -> Path:
+    """The JSON file of what `edge bench tune` found; it may be deleted at any time."""
+    return home() / "tuned.json"
+
+
 def evidence_file() -> Path:
     """The JSON file of what was measured of files' quality; it may be deleted at any time."""
     return home() / "evidence.json"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,16 @@ from typing import Any
 from edge import kv as kept
 from edge import rates as measured
 from edge import speed as speeds
-from edge import store
+from edge import store, tuned
 from edge.artifact import Artifact, is_onnx, of_gguf, of_onnx
 from edge.budget import Room, fit_context
 from edge.errors import DoesNotFit, RequestError
 from edge.machine import Host, Rejected, host
-from edge.memory import LOGITS_ROWS, Cache, Memory
+from edge.memory import BATCH, LOGITS_ROWS, Cache, Memory
+from edge.rates import Rates
 from edge.sizes import mib, parse_size
 from edge.speed import Speed
+from edge.tuned import Tuned
 
 ALL_LAYERS = 999  # llama.cpp's way to say: every layer on the accelerator
 MAX_THREADS = 512
@@ -40,6 +42,8 @@ class Plan:
     sequences     slots: texts that are alive at once
     parallel      conversations at a time, each with `context` tokens of its own; 1: the slots share them
     unified       several slots share the cells of one prompt
+    batch         rows of a prompt that are computed at once
+    lookup        whether to guess ahead where nobody says; None where it pays and the text stays the same
     kv, flash     type of keys and values; flash attention, where None leaves it to llama.cpp
     row_multiple  by how many rows a step must go so that a row's sums are the same in all
     mmap          the file's pages are mapped; else it is read, which leaves less where most of it is rearranged
@@ -61,6 +65,8 @@ class Plan:
     sequences: int
     parallel: int
     unified: bool
+    batch: int
+    lookup: bool | None
     kv: str
     flash: bool | None
     row_multiple: int
@@ -104,7 +110,8 @@ def plan(
 
     ctx        tokens of context, or "auto" for as many as fit; by default what the model was trained for, at most 4,096
     memory     a budget in bytes, or a text such as "512MiB"; by default what is available
-    threads    for prefill and decode alike; by default one a core
+    threads    for prefill and decode alike; by default as `edge bench tune` found for this file or
+               `edge host --measure` for this host, else one a core
     sequences  answers that share one prompt
     parallel   conversations at a time, each with `ctx` tokens of its own
     kv         type of keys and values: "f16", "q8_0", "q4_0"; by default f16, or what fits where more is asked for
@@ -121,7 +128,13 @@ def plan(
     machine = on or host()
     found = of_onnx(model) if is_onnx(model) else of_gguf(model, machine, mmap)
     on_cpu = found.chosen.backend.endswith("-cpu")
-    use, threads_reason = choose_threads(machine, threads)
+    usual = found.chosen.backend == "llama.cpp-cpu"
+    kept_for_it = tuned.load(machine, model.path) if usual else None
+    rates = measured.load(machine) if usual else None
+    use, threads_reason = choose_threads(machine, threads, kept_for_it, rates)
+    # It was found with one conversation alone; beside others a step's rows have to stay in one batch.
+    settings = kept_for_it if parallel == 1 and not scoring else None
+    batch, lookup = (settings.batch, settings.lookup) if settings else (BATCH, None)
     budget = machine.memory.available_bytes
     if memory is not None:
         budget = min(budget, parse_size(memory))
@@ -135,9 +148,10 @@ def plan(
 
     def caches(slots: int) -> tuple[Cache, ...]:
         if scoring:
-            return (Cache(sequences, type="f32", flash=False, rows=max(sequences, LOGITS_ROWS)),)
+            return (Cache(sequences, type="f32", flash=False, rows=max(sequences, LOGITS_ROWS), batch=batch),)
         answers = min(sequences, slots) if parallel > 1 else sequences
-        return kept.caches(found.header, answers, slots, rows=guessed, asked=kv, smaller=smaller)
+        ways = kept.caches(found.header, answers, slots, rows=guessed, asked=kv, smaller=smaller)
+        return tuple(replace(way, batch=batch) for way in ways)
 
     room = Room(found, budget, beside, caches)
     tried = caches(parallel)
@@ -172,6 +186,8 @@ def plan(
         sequences=cache.sequences,
         parallel=parallel,
         unified=cache.sequences > 1 and not cache.split,
+        batch=batch,
+        lookup=lookup,
         kv=cache.type,
         flash=kept.flash(cache),
         row_multiple=rows,
@@ -184,6 +200,7 @@ def plan(
         nearest="" if fits else room.nearest(context, parallel),
         reasons=(
             threads_reason,
+            *tuned_reasons(settings),
             context_reason,
             *filter(None, [found.mapped_reason]),
             *kept.reasons(cache, context, asked=kv, scoring=scoring),
@@ -194,17 +211,42 @@ def plan(
     )
 
 
-def choose_threads(machine: Host, asked: int | None) -> tuple[Threads, str]:
-    """Threads for prefill and decode, and why."""
+def choose_threads(
+    machine: Host, asked: int | None, tuned_for_it: Tuned | None = None, rates: Rates | None = None
+) -> tuple[Threads, str]:
+    """Threads for prefill and decode, and why: as asked, as measured with this file, as measured of this host, or one
+    a core. Rates with marks against them are no evidence."""
     if asked is not None:
         if not 1 <= asked <= MAX_THREADS:
             raise RequestError(f"{asked} threads is out of range", hint=f"give 1 to {MAX_THREADS}")
         return Threads(asked, asked), f"threads {asked}: asked for"
+    if tuned_for_it:
+        use = Threads(tuned_for_it.prefill_threads, tuned_for_it.decode_threads)
+        return use, f"{counts(use)}: fastest with this file by edge bench tune on {tuned_for_it.when}"
+    if rates and not rates.marks:
+        use = Threads(rates.prefill_threads, rates.decode_threads)
+        when = date.fromtimestamp(rates.measured_at).isoformat()
+        return use, f"{counts(use)}: fastest on this host by edge host --measure on {when}"
     cores = machine.cpu.performance_cores
     kind = "performance core" if cores < machine.cpu.physical else "core"
     return Threads(
         cores, cores
     ), f"threads {cores}: one a {kind} this process may use, for prefill and decode"
+
+
+def counts(use: Threads) -> str:
+    """Threads in words."""
+    if use.prefill == use.decode:
+        return f"threads {use.decode}"
+    return f"threads {use.prefill} for prefill and {use.decode} for decode"
+
+
+def tuned_reasons(found: Tuned | None) -> Iterator[str]:
+    """What else was found for this file and differs from what is usual."""
+    if found and found.batch != BATCH:
+        yield f"batch {found.batch}: fastest with this file by edge bench tune on {found.when}"
+    if found and found.lookup is False:
+        yield f"no guessing ahead: it cost time with this file by edge bench tune on {found.when}"
 
 
 def predicted(

@@ -70,7 +70,8 @@ class Engine:
         except BaseException:
             self._backend.close()
             raise
-        self._decoder = Decoder(self._backend, plan, self._adapters, disk, pace, guesser, lookup)
+        guess = plan.lookup if lookup is None else lookup
+        self._decoder = Decoder(self._backend, plan, self._adapters, disk, pace, guesser, guess)
         self._vocab = self._backend.vocab
         # The thread knows the decoder and not the engine, so an engine nobody holds any more is closed. Not waited
         # for: the garbage may be collected by a reader who has the lock that the thread needs to end its request.

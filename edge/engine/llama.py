@@ -201,7 +201,7 @@ class LlamaBackend:
     def _context_params(self, plan: Plan) -> Any:
         params = self._lib.llama_context_default_params()
         params.n_ctx = plan.context * plan.parallel
-        params.n_batch = params.n_ubatch = BATCH
+        params.n_batch, params.n_ubatch = BATCH, plan.batch
         params.n_seq_max = plan.sequences
         # Only the last token of a prompt needs logits: a row of them each for a whole batch is up to 512 MB.
         params.n_outputs_max = max(plan.sequences, LOGITS_ROWS)
