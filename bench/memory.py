@@ -19,7 +19,7 @@ from edge.planner import plan
 from .child import python_m
 from .memory_group import group
 
-PROMPT = 2048  # tokens in all that a cell prefills at most
+PROMPT = 2048  # tokens that each conversation prefills at most
 CONTEXTS = (512, 2048, 8192)
 
 
@@ -68,7 +68,7 @@ def memory(
     prompt: int = PROMPT,
     seen: Callable[[Cell], None] = lambda _: None,
 ) -> tuple[Cell, ...]:
-    """Load each model in each setting in a fresh process, prefill up to `prompt` tokens, answer, and compare.
+    """Load each model in each setting in a fresh process, prefill up to `prompt` tokens each, answer, and compare.
 
     A setting that is not possible, or a context that a model was not trained for, is left out. Raises what `plan`
     raises for a model, EngineError where a run fails.

@@ -61,7 +61,7 @@ def command(
     file: Path,
     output: Path,
     parallel: int | None,
-    ctx: int | None,
+    ctx: int | str | None,
     threads: int | None,
     **options: Any,
 ) -> None:

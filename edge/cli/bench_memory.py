@@ -57,7 +57,7 @@ def memory(
     """The plan's memory beside what a run really took.
 
     Every model with every --ctx, --parallel, --kv and --mmap, each in a fresh process that prefills up to --prompt
-    tokens in all. Measured is the peak resident size (VmHWM); cgroup the peak of a control group of its own.
+    tokens in each conversation. Measured is the peak resident size (VmHWM); cgroup the peak of a control group of its own.
     """
     from edge.bench.memory import by_model, memory
     from edge.bench.record import record
@@ -72,6 +72,7 @@ def memory(
         mmap=[MMAP[one] for one in mmap] or (None,),
         threads=threads,
         prompt=prompt,
+        seen=lambda cell: click.echo(f"{row(cell).name}: {cell.error:+.2%}", err=True),
     )
     if not cells:
         raise click.UsageError("none of these settings is possible with any of these models")

@@ -52,7 +52,7 @@ def command(
     session: str | None,
     latest: bool,
     context_policy: Policy | None,
-    ctx: int | None,
+    ctx: int | str | None,
     threads: int | None,
     lora: tuple[str, ...],
     lookup: bool | None,

@@ -29,7 +29,7 @@ def command(
     ref: str,
     prompt: str,
     n: int,
-    ctx: int | None,
+    ctx: int | str | None,
     threads: int | None,
     lora: tuple[str, ...],
     lookup: bool | None,

@@ -32,11 +32,29 @@ class TokenBias(click.types.StringParamType):
             self.fail(f"{value!r} is not TOKEN_ID=BIAS, such as 42=-inf", param, ctx)
 
 
+class Context(click.types.StringParamType):
+    """A number of tokens, or "auto"; the planner checks the range."""
+
+    name = "context"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = str(value)
+        if text == "auto":
+            return text
+        digits = text.removeprefix("-")
+        if digits.isascii() and digits.isdigit() and len(digits) < 12:
+            return int(text)
+        self.fail(f"{text!r} is not a number of tokens, and not auto", param, ctx)
+
+
+CONTEXT_HELP = "Context in tokens; auto is the longest that fits."
+
+
 def context_options(command: F) -> F:
     """--ctx and --threads."""
     for option in (
         click.option("--threads", type=int, metavar="N", help="Threads, prefill and decode alike."),
-        click.option("--ctx", type=int, metavar="N", help="Context in tokens."),
+        click.option("--ctx", type=Context(), metavar="N|auto", help=CONTEXT_HELP),
     ):
         command = option(command)
     return command

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge.cli.options import CONTEXT_HELP, Context
 from edge.cli.output import emit_json, json_option, printable, size, table
 from edge.cli.references import complete_ref, goal_option
 from edge.errors import RequestError
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("ref", shell_complete=complete_ref)
-@click.option("--ctx", type=int, metavar="N", help="Context in tokens.")
+@click.option("--ctx", type=Context(), metavar="N|auto", help=CONTEXT_HELP)
 @click.option("--parallel", type=int, default=1, metavar="N", help="Conversations at a time, a context each.")
 @click.option(
     "--kv", type=click.Choice(["f16", "q8_0", "q4_0"]), help="Type of keys and values.  [f16, or what fits]"
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @json_option
 def command(
     ref: str,
-    ctx: int | None,
+    ctx: int | str | None,
     parallel: int,
     kv: str | None,
     memory: str | None,
@@ -49,6 +50,8 @@ def command(
     """
     if every:
         refuse_beside_all(parallel, kv)
+        if isinstance(ctx, str):
+            raise click.UsageError("--all compares at one context: give --ctx a number of tokens")
         show_all(ref, ctx, memory, goal, as_json)
         return
     if goal:
@@ -94,9 +97,11 @@ def describe(decided: Plan) -> str:
         ("backend", f"{decided.backend}: {decided.reason}"),
         ("threads", f"{decided.threads.prefill} for prefill, {decided.threads.decode} for decode"),
         ("context", f"{decided.context} tokens" + (" each" if decided.parallel > 1 else "")),
-        ("weights", size(need.weights_bytes)),
+        ("weights", f"{size(need.weights_bytes)}, {'mapped from the file' if need.mapped else 'read'}"),
+        *([("repacked", size(need.repacked_bytes))] if need.repacked_bytes else []),
         ("KV cache", f"{size(need.kv_bytes)} in {decided.kv}" if need.kv_bytes else size(0)),
         ("compute", size(need.compute_bytes)),
+        ("logits", size(need.logits_bytes)),
         ("runtime", size(need.runtime_bytes)),
         ("total", f"{size(need.total_bytes)} of {size(need.available_bytes)} available"),
         ("fits", "yes" if decided.fits else f"no: {decided.nearest}"),

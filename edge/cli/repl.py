@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edge.chat.talk import Talk
 
 
-def converse(talk: Talk, *, ctx: int | None = None, threads: int | None = None) -> None:
+def converse(talk: Talk, *, ctx: int | str | None = None, threads: int | None = None) -> None:
     """Read, answer, repeat; ends with /quit or Ctrl-D. `ctx` and `threads` are for a model loaded on the way."""
     desk = Desk(talk, ctx, threads)
     click.echo("Alt-Enter begins a new line, Ctrl-C stops an answer, /help lists the commands.", err=True)

@@ -23,7 +23,7 @@ class Desk:
     """The conversation, and what another model is to be loaded with."""
 
     talk: Talk
-    ctx: int | None = None
+    ctx: int | str | None = None
     threads: int | None = None
 
 

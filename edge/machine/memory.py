@@ -1,8 +1,11 @@
 """How much memory a model may take here: the machine's, cut to what limits this process.
 
-    available = min( MemAvailable,
-                     limit − usage + inactive file cache     for every control group up the tree,
-                     limit − used                            for RLIMIT_AS and RLIMIT_DATA )
+    available = min( MemAvailable + held,
+                     limit − usage + inactive file cache + held    for every control group up the tree,
+                     limit − used                                  for RLIMIT_AS and RLIMIT_DATA )
+
+What this process holds already is part of what a model takes in it: `held` is its own memory, as far as an interpreter
+without a model has that much.
 
 The inactive file cache is counted as free because the kernel drops it before it kills; the active file cache
 is not, as dropping it costs reads. MemAvailable makes the same kind of estimate for the whole machine.
@@ -17,6 +20,7 @@ from edge.machine.cgroup import memory_groups
 from edge.machine.system import System
 
 # What each resource limit is measured against in /proc/self/status (setrlimit(2), proc_pid_status(5)).
+INTERPRETER_BYTES = 16 << 20  # measured: Python with the command, before a model is loaded
 USED = {"AS": "VmSize", "DATA": "VmData"}
 
 
@@ -37,11 +41,12 @@ def memory(system: System) -> Memory:
     else:
         total, available = system.memory()
 
+    status = kilobytes(system.text("/proc/self/status"))
+    held = min(status.get("RssAnon", 0), INTERPRETER_BYTES)
     groups = memory_groups(system)
     limits = [group.limit for group in groups]
     rooms = [available, *(group.limit - group.usage + group.reclaimable for group in groups)]
-
-    status = kilobytes(system.text("/proc/self/status"))
+    rooms = [room + held for room in rooms]
     for name, limit in system.rlimits.items():
         if limit is not None:
             limits.append(limit)

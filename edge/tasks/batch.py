@@ -184,7 +184,7 @@ def submitted(model: LoadedModel, row: Row, base: Sampling) -> Stream:
     return model.generate(text_of(prompt, "the prompt"), sampling)
 
 
-def choose_parallel(ref: str, *, ctx: int | None, threads: int | None) -> tuple[int, str]:
+def choose_parallel(ref: str, *, ctx: int | str | None, threads: int | None) -> tuple[int, str]:
     """How many conversations at a time, and why: the most of 8, 4, 2 and 1 whose contexts fit in memory.
 
     Raises what `edge.plan` raises, and DoesNotFit where not even one does.

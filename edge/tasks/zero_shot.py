@@ -138,7 +138,7 @@ def open_zero_shot(
     labels: Sequence[str],
     *,
     examples: Sequence[tuple[str, str]] = (),
-    ctx: int | None = None,
+    ctx: int | str | None = None,
     threads: int | None = None,
     template: str | None = None,
 ) -> ZeroShot:
