@@ -37,12 +37,35 @@ def counts(_: click.Context, parameter: click.Parameter, text: str) -> tuple[int
 
 @click.command("memory")
 @click.argument("refs", nargs=-1, required=True, shell_complete=complete_ref)
-@click.option("--ctx", callback=counts, default="512,2048,8192", show_default=True, metavar="N,N")
-@click.option("--parallel", callback=counts, default="1", show_default=True, metavar="N,N")
+@click.option(
+    "--ctx",
+    callback=counts,
+    default="512,2048,8192",
+    show_default=True,
+    metavar="N,N",
+    help="Contexts in tokens.",
+)
+@click.option(
+    "--parallel",
+    callback=counts,
+    default="1",
+    show_default=True,
+    metavar="N,N",
+    help="Conversations at a time.",
+)
 @click.option("--kv", type=click.Choice(KV), multiple=True, help="Type of keys and values; may be repeated.")
-@click.option("--mmap", type=click.Choice([*MMAP]), multiple=True, help="May be repeated.  [the plan's]")
+@click.option(
+    "--mmap", type=click.Choice([*MMAP]), multiple=True, help="Map the file; may be repeated.  [the plan's]"
+)
 @click.option("--threads", type=int, metavar="N", help="Threads, prefill and decode alike.")
-@click.option("--prompt", type=click.IntRange(min=1), default=2048, show_default=True, metavar="N")
+@click.option(
+    "--prompt",
+    type=click.IntRange(min=1),
+    default=2048,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a prompt.",
+)
 @report_options("memory")
 def memory(
     refs: tuple[str, ...],
@@ -57,7 +80,8 @@ def memory(
     """The plan's memory beside what a run really took.
 
     Every model with every --ctx, --parallel, --kv and --mmap, each in a fresh process that prefills up to --prompt
-    tokens in each conversation. Measured is the peak resident size (VmHWM); cgroup the peak of a control group of its own.
+    tokens in each conversation. Measured is the peak resident size (VmHWM); cgroup the peak of a control group of
+    its own.
     """
     from edge.bench.memory import by_model, memory
     from edge.bench.record import record
