@@ -181,7 +181,7 @@ def command(
         settings = options.settings_of(threads, max_buffer, types, output_type, embedding_type, prune_layers)
         if fit is not None or bpw is not None:
             options.refuse("--bpw" if fit is None else "--fit", never=options.LEVELLED)
-            size, text = options.room(fit, bpw), options.to_measure_on(calibrate)
+            budget, text = options.room(fit, bpw), options.to_measure_on(calibrate)
             from edge.cli.for_host import types_for_host
             from edge.convert.sensitivity import KINDS
 
@@ -196,7 +196,7 @@ def command(
                     path,
                     text,
                     out,
-                    size=size,
+                    size=budget,
                     bpw=bpw,
                     name=name,
                     settings=settings,
