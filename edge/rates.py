@@ -20,7 +20,7 @@ from edge.home import rates_file
 from edge.machine import Host
 from edge.machine.installed import installed
 
-VERSION = 1  # of what is measured and how; another one's figures are not comparable
+VERSION = 2  # of what is measured and how; another one's figures are not comparable
 MAX_BYTES = 4 << 20
 LEAST, MOST = 1e-18, 1e12  # of seconds a weight; of any number
 MAX_ROWS = 20_000  # kernels in a file; some hundreds are written
@@ -96,11 +96,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Attention:
-    """Seconds for each multiplication and addition of attention: a head × a position × an element of key or value."""
+    """What a row takes to look at one position, in seconds for each element of key and value: `seconds` for a head of
+    queries, `kv_seconds` for a head of keys and values, however many heads of queries share it."""
 
     threads: int
     rows: int
     seconds: float
+    kv_seconds: float
 
 
 @dataclass(frozen=True)

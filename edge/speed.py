@@ -4,7 +4,7 @@ A step of some rows takes the sum of
 
     matrices   each tensor's weights × what its type's kernel takes for a weight, at that width and so many rows
     layers     norms, rotations, additions, and the threads' meeting at each of them
-    attention  heads × positions looked at × elements of key and value
+    attention  positions looked at × elements of key and value, for heads of queries and for those of keys and values
     head       the matrix of the vocabulary, for the rows whose logits are wanted
 
 and what only one step in all has: the graph's start. Source: llama.cpp src/models/llama.cpp and src/llama-graph.cpp for
@@ -120,7 +120,7 @@ def step_seconds(
             total += tensor.elements * share * cost(rates, tensor, threads, count)
     width = header.get("{arch}.embedding_length", int)
     total += header.layers * layer_seconds(rates, width, threads, rows)
-    return total + positions(header, depths) * attention_seconds(rates, threads, rows)
+    return total + attention_seconds(header, rates, threads, rows, depths)
 
 
 def matrices(header: Header) -> Iterator[tuple[Tensor, float]]:
@@ -144,9 +144,8 @@ def of_outputs(header: Header, tensor: Tensor) -> bool:
     return head or tensor.name.startswith(f"blk.{header.layers - 1}.ffn_")
 
 
-def positions(header: Header, depths: Sequence[int]) -> float:
-    """Head × position × element over all layers: what attention multiplies for rows at these depths."""
-    heads = header.per_layer("{arch}.attention.head_count", default=0)
+def positions(header: Header, heads: Sequence[int], depths: Sequence[int]) -> float:
+    """Head × position × element over all layers, whose heads are given: what rows at these depths look at."""
     sizes = sum(head_sizes(header))
     window = header.get("{arch}.attention.sliding_window", int, 0)
     far = 1 << 30
@@ -217,8 +216,11 @@ def layer_seconds(rates: Rates, width: int, threads: int, rows: int) -> float:
     return factor * (last * width / most if width > most and rows > 1 else interpolated(points, width))
 
 
-def attention_seconds(rates: Rates, threads: int, rows: int) -> float:
+def attention_seconds(header: Header, rates: Rates, threads: int, rows: int, depths: Sequence[int]) -> float:
+    heads = header.per_layer("{arch}.attention.head_count", default=0)
+    kv_heads = header.per_layer("{arch}.attention.head_count_kv", default=max(heads, default=0))
     counts, factor = near_threads(rates, sorted({one.threads for one in rates.attention}), threads, rows)
     found = [one for one in rates.attention if one.threads == counts]
     nearest = min(found, key=lambda one: abs(math.log(one.rows / rows)))
-    return factor * nearest.seconds
+    looks, kv_looks = positions(header, heads, depths), positions(header, kv_heads, depths)
+    return factor * (looks * nearest.seconds + kv_looks * nearest.kv_seconds)

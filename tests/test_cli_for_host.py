@@ -80,7 +80,7 @@ def rates_of(key, marks=()):
     )
     return Rates(
         key, (Bandwidth(1, 1.0, 1.0, 1.0),), kernels, (Layer(512, 1, 1, 0.0),),
-        (Attention(1, 1, 0.0),), (Scaling(1, 1.0, 1.0),), 1, 1, 0.0, 0.0, 0.0, 1.0, marks=marks,
+        (Attention(1, 1, 0.0, 0.0),), (Scaling(1, 1.0, 1.0),), 1, 1, 0.0, 0.0, 0.0, 1.0, marks=marks,
     )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def taken():
         bandwidth=(Bandwidth(1, 10.0, 9.0, 11.0), Bandwidth(2, 18.0, 17.0, 19.0)),
         kernels=tuple(kernels()),
         layers=(Layer(64, 1, 1, 1e-5),),
-        attention=(Attention(1, 1, 1e-10),),
+        attention=(Attention(1, 1, 1e-10, 0.0),),
         scaling=(Scaling(1, 0.6, 1.0), Scaling(2, 1.0, 0.9)),
         prefill_threads=2,
         decode_threads=1,

@@ -43,7 +43,7 @@ def measure(**changes):
             bandwidth=(rates.Bandwidth(threads, 10.0, 10.0, 10.0),),
             kernels=kernels,
             layers=(rates.Layer(64, threads, 1, 0.0),),
-            attention=(rates.Attention(threads, 1, 0.0),),
+            attention=(rates.Attention(threads, 1, 0.0, 0.0),),
             scaling=(rates.Scaling(threads, 1.0, 1.0),),
             prefill_threads=threads,
             decode_threads=threads,

@@ -257,7 +257,7 @@ def test_label_scoring_adds_in_f32_without_flash_attention(wide):
     decided, usual = (plan(wide, ctx=512, sequences=4, scoring=on, on=machine()) for on in (True, False))
     assert (decided.kv, decided.flash, decided.unified) == ("f32", False, True)
     assert decided.memory.kv_bytes == 2 * usual.memory.kv_bytes
-    # scores of 4 heads, a mask twice as wide, a query; and attention's 6 × 128 values a row for the feed-forward's 10 × 128
+    # scores of 4 heads, a mask twice as wide, a query; attention has 6 × 128 values a row, the feed-forward 10 × 128
     more = 512 * 512 * (4 * 4 + 2) + 4 * 512 * (1 + 6 - 10) * 128
     assert decided.memory.compute_bytes - usual.memory.compute_bytes == more
 
@@ -307,7 +307,7 @@ def flat_rates(machine, *, seconds, marks=()):
         bandwidth=(rates.Bandwidth(threads, 10.0, 10.0, 10.0),),
         kernels=tuple(rates.Kernel("F32", 64, threads, rows, seconds, 32.0, 0.0) for rows in (1, 512)),
         layers=(rates.Layer(64, threads, 1, 0.0),),
-        attention=(rates.Attention(threads, 1, 0.0),),
+        attention=(rates.Attention(threads, 1, 0.0, 0.0),),
         scaling=(rates.Scaling(threads, 1.0, 1.0),),
         prefill_threads=threads,
         decode_threads=threads,

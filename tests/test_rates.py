@@ -22,7 +22,7 @@ def measured(tmp_path, monkeypatch):
         bandwidth=(Bandwidth(1, 10.0, 9.0, 11.0),),
         kernels=(Kernel("Q4_0", 512, 1, 1, 1e-10, 4.5, 0.1), Kernel("Q4_0", 512, 1, 256, 1e-9, 4.5, 0.1)),
         layers=(Layer(64, 1, 1, 1e-5),),
-        attention=(Attention(1, 1, 1e-10),),
+        attention=(Attention(1, 1, 1e-10, 0.0),),
         scaling=(Scaling(1, 1.0, 1.0),),
         prefill_threads=1,
         decode_threads=1,

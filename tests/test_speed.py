@@ -23,7 +23,7 @@ def rates_of(kinds=("Q4_0", "F16"), threads=(1,), **others):
     )
     parts = {
         "layers": tuple(Layer(64, count, rows, 0.0) for count in threads for rows in (1, 256)),
-        "attention": tuple(Attention(count, rows, 0.0) for count in threads for rows in (1, 256)),
+        "attention": tuple(Attention(count, rows, 0.0, 0.0) for count in threads for rows in (1, 256)),
         "scaling": tuple(Scaling(count, count / 4, count / 4) for count in (1, 2, 4)),
         "step_seconds": 0.0,
         **others,
@@ -93,7 +93,7 @@ def test_a_long_prompt_is_cut_into_batches():
 
 
 def test_depth_adds_looks_and_a_window_bounds_them():
-    rates = rates_of(attention=(Attention(1, 1, 1e-9), Attention(1, 256, 1e-9)))
+    rates = rates_of(attention=(Attention(1, 1, 1e-9, 0.0), Attention(1, 256, 1e-9, 0.0)))
     sizes = 2 * WIDTH // HEADS
     times = [1 / speed(header_of(), rates, depth=depth).decode_tps for depth in (0, 1000)]
     assert times[1] - times[0] == pytest.approx(1000 * LAYERS * HEADS * sizes * 1e-9)
@@ -105,6 +105,13 @@ def test_depth_adds_looks_and_a_window_bounds_them():
     )
     times = [1 / speed(windowed, rates, depth=depth).decode_tps for depth in (0, 1000)]
     assert times[1] - times[0] == pytest.approx((1000 + 99) * HEADS * sizes * 1e-9)
+
+
+def test_heads_of_keys_and_values_take_their_own_share():
+    rates = rates_of(attention=(Attention(1, 1, 0.0, 1e-9), Attention(1, 256, 0.0, 1e-9)))
+    header = header_of(metadata={"llama.attention.head_count_kv": 1})
+    times = [1 / speed(header, rates, depth=depth).decode_tps for depth in (0, 1000)]
+    assert times[1] - times[0] == pytest.approx(1000 * LAYERS * 1 * 2 * WIDTH // HEADS * 1e-9)
 
 
 def test_layers_and_the_step_add_what_they_were_measured_with():

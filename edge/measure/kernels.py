@@ -23,7 +23,10 @@ ROWS = (1, 8, 256)  # decode, some sequences at a time, prefill
 MODEL = Shape(512, 1024, 8, 2)
 LARGER = Shape(512, 4096, 8, 2)  # for few rows, so that starting a product is little beside it
 BARE = Shape(64, 64, 1, 1)  # its matrices take no time
-ATTENTION = Shape(64, 64, 8, 2)
+ATTENTION = {
+    "shared": Shape(64, 64, 8, 2),
+    "own": Shape(64, 64, 8, 8),
+}  # heads of keys among heads of queries
 FEW, MANY = 2, 18  # layers of the bare models
 DEPTH = 1024
 PROBED = ("Q4_0", "Q8_0", "Q4_K", "F16")  # what threads are compared with
@@ -46,7 +49,9 @@ class Session:
                 path = write(folder / f"{what}.gguf", ["F32"] * layers, BARE, most)
                 self._steps(what, path, ROWS)
             self._parts("parts", path, ROWS)
-            self._attention(write(folder / "attention.gguf", ["F32"] * LAYERS, ATTENTION, DEPTH + most))
+            for what, shape in ATTENTION.items():
+                path = write(folder / f"{what}.gguf", ["F32"] * LAYERS, shape, DEPTH + most)
+                self._attention(what, path)
             # One layer before all, and one after, as the last layer computes only the rows whose logits are wanted
             layers_of = ["F32", *kinds, "F32"]
             self._parts("larger", write(folder / "larger.gguf", layers_of, LARGER, most), ROWS[:-1])
@@ -72,15 +77,15 @@ class Session:
             for some in rows:
                 self.calls[what, count, some] = partial(timed_step, run, parts, count, some)
 
-    def _attention(self, path: Path) -> None:
+    def _attention(self, what: str, path: Path) -> None:
         most = max(ROWS)
         near, far = (self._stack.enter_context(running(path, DEPTH + most, most)) for _ in range(2))
         for position in range(0, DEPTH, most):
             far.step(most, position)
         for count in self._counts:
             for some in (1, most):
-                self.calls["near", count, some] = partial(step, near, count, some)
-                self.calls["far", count, some] = partial(step, far, count, some, DEPTH)
+                self.calls[f"{what} near", count, some] = partial(step, near, count, some)
+                self.calls[f"{what} far", count, some] = partial(step, far, count, some, DEPTH)
 
     def derived(
         self, found: Mapping[Cell, Sequence[Any]]
@@ -93,7 +98,7 @@ class Session:
         for count in self._counts:
             for some in ROWS:
                 what, shape = ("model", MODEL) if some == max(ROWS) else ("larger", LARGER)
-                look = looked(some) * per_look(looks, count, some)
+                attends = partial(attention_seconds, looks, count, some)
                 whole = [pace(found[name, count, some]) for name in ("few", "many")]
                 bare = max(0.0, whole[1] - whole[0]) / (MANY - FEW)
                 if some == 1:
@@ -111,8 +116,8 @@ class Session:
                     others.append(
                         pace([one[1][layer] for one in steps]) - rest - own * shape.attention_weights
                     )
-                beside = max(0.0, bare - BARE.heads * look)
-                more = max(0.0, median(others) - (shape.heads - BARE.heads) * look)
+                beside = max(0.0, bare - attends(BARE))
+                more = max(0.0, median(others) - attends(shape) + attends(BARE))
                 layers.append(Layer(BARE.width, count, some, beside))
                 layers.append(Layer(shape.width, count, some, beside + more))
         return tuple(kernels), tuple(layers), looks, max(0.0, min(starts))
@@ -147,25 +152,25 @@ def timed_step(run: Run, parts: Parts, threads: int, rows: int) -> Timed:
     return dict(parts.inner), dict(parts.rest)
 
 
-def looked(rows: int) -> int:
-    """Positions × elements of key and value that the rows of a first step look at, with one head."""
-    return rows * (rows + 1) // 2 * 2 * HEAD
-
-
-def per_look(looks: Sequence[Attention], threads: int, rows: int) -> float:
-    """Seconds; of few rows those of one."""
-    return min((one for one in looks if one.threads == threads), key=lambda one: abs(one.rows - rows)).seconds
+def attention_seconds(looks: Sequence[Attention], threads: int, rows: int, shape: Shape) -> float:
+    """Of a layer for the rows of a first step; few rows look as one does."""
+    look = min((one for one in looks if one.threads == threads), key=lambda one: abs(one.rows - rows))
+    looked = rows * (rows + 1) // 2 * 2 * HEAD  # positions × elements of key and value
+    return looked * (shape.heads * look.seconds + shape.kv_heads * look.kv_seconds)
 
 
 def attention(found: Mapping[Cell, Sequence[float]], counts: Sequence[int]) -> tuple[Attention, ...]:
     """What a look at one position takes, from steps far from the beginning and at it."""
-    more = LAYERS * ATTENTION.heads * 2 * HEAD * DEPTH  # looks of each row
-    return tuple(
-        Attention(
-            count,
-            rows,
-            max(0.0, pace(found["far", count, rows]) - pace(found["near", count, rows])) / (more * rows),
-        )
-        for count in counts
-        for rows in (1, max(ROWS))
-    )
+    return tuple(of_attention(found, count, rows) for count in counts for rows in (1, max(ROWS)))
+
+
+def of_attention(found: Mapping[Cell, Sequence[float]], threads: int, rows: int) -> Attention:
+    """Two models that differ in their heads of keys and values tell what those take, and what is left for queries."""
+
+    def deeper(what: str) -> float:
+        far, near = (pace(found[f"{what} {where}", threads, rows]) for where in ("far", "near"))
+        return max(0.0, far - near) / (LAYERS * 2 * HEAD * DEPTH * rows)
+
+    shared, own = (ATTENTION[what] for what in ("shared", "own"))
+    kept = max(0.0, deeper("own") - deeper("shared")) / (own.kv_heads - shared.kv_heads)
+    return Attention(threads, rows, max(0.0, deeper("shared") - shared.kv_heads * kept) / shared.heads, kept)
