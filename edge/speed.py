@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edge.gguf_header import Header, Tensor
-from edge.memory import BATCH, head_sizes, layer_cells
+from edge.memory import BATCH, head_sizes, layer_cells, pad
 from edge.rates import Kernel, Rates
 
 # Looked up by token or kept for another use, never multiplied by a whole matrix
@@ -104,8 +104,10 @@ def prompt_seconds(header: Header, rates: Rates, threads: int, prompt: int) -> f
     for start in range(0, prompt, BATCH):
         rows = min(BATCH, prompt - start)
         last = start + rows == prompt
-        # Each row looks at all before it and at itself
-        total += step_seconds(header, rates, threads, rows, range(start, start + rows), outputs=int(last))
+        # Attention of a batch goes by tiles: each row looks at all cells that any of them needs, hidden or not
+        # (ggml/src/ggml-cpu/ops.cpp, ggml_compute_forward_flash_attn_ext_tiled)
+        seen = (pad(start + rows) - 1,) * rows
+        total += step_seconds(header, rates, threads, rows, seen, outputs=int(last))
     return total
 
 

@@ -155,7 +155,9 @@ def timed_step(run: Run, parts: Parts, threads: int, rows: int) -> Timed:
 def attention_seconds(looks: Sequence[Attention], threads: int, rows: int, shape: Shape) -> float:
     """Of a layer for the rows of a first step; few rows look as one does."""
     look = min((one for one in looks if one.threads == threads), key=lambda one: abs(one.rows - rows))
-    looked = rows * (rows + 1) // 2 * 2 * HEAD  # positions × elements of key and value
+    looked = (
+        rows * rows * 2 * HEAD
+    )  # positions × elements of key and value; what a mask hides is computed, too
     return looked * (shape.heads * look.seconds + shape.kv_heads * look.kv_seconds)
 
 
