@@ -50,7 +50,7 @@ def whole(folder: Path, size: Size, report: Report) -> Rates:
     report(f"matrices of {len(kinds)} types, layers and attention by {' and '.join(map(str, some))} threads")
     session = Session(folder, kinds, some)
     try:
-        timed = interleaved(session.calls, seconds=9.0 * size.seconds, least=2, warm=False)
+        timed = interleaved(session.calls, seconds=7.0 * size.seconds, least=2, warm=False)
     finally:
         session.close()
     found, layers, attends, start = session.derived(timed)
