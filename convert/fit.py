@@ -20,7 +20,7 @@ from .drafts import disk_errors
 from .files import File, file_of
 from .gguf import Entry, aligned
 from .probe import Array, Probe, probe
-from .quantize import Settings
+from .quantize import Settings, check_importance
 from .sensitivity import KINDS, bits, measure, possible
 from .source import Source, opened, title_of
 from .squeeze import Option, solve
@@ -96,6 +96,7 @@ def fit(
         TemporaryDirectory(prefix=".edge-", dir=out) as folder,
     ):
         plan = planned(source, Path(folder), settings, prove, kinds, size=size, bpw=bpw)
+        check_importance(plan.base.entries.values(), settings.importance)
         plain = replace(settings, importance={}, importance_fields={})
         (whole,) = make(source, ["f16"], Path(folder), settings=plain, prove=False)
         names = list(plan.kinds)

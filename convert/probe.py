@@ -148,10 +148,13 @@ def probe(
             finder.find(context, ids)
         # A thread a context: llama.cpp's own threads wait for each other after every product.
         contexts = [stack.enter_context(opened(handle, size)) for _ in range(threads)]
+        # After an error or Ctrl-C other threads still compute, with contexts and blocks that are about to be freed.
+        stack.callback(pool.shutdown, cancel_futures=True)
         found = Probe(contexts, ids, finder, pool)
         try:
             yield found
         finally:
+            pool.shutdown(cancel_futures=True)
             found.restore(names)
 
 

@@ -32,6 +32,7 @@ PIECES = 8  # that rows are encoded in, by all threads
 # Bits a weight of the types to measure: more, and the rounding of activations is all that is seen; fewer, and it is
 # no longer small.
 MOST, FEWEST = 5.0, 2.5
+NOTHING = 1e-15  # nats a token: what rounding leaves of a tensor that changes nothing, such as one of zeros
 
 
 def possible(entry: Entry, kinds: Sequence[str], weighed: bool) -> list[str]:
@@ -61,7 +62,7 @@ def measure(
         slopes = []
         for kind in dict.fromkeys((first, nearest(bits(first) - 1, errors))):
             probe.put(name, kind, encoded(whole, name, kind, importance.get(name), probe.pool))
-            slopes.append(probe.divergence(chunks).mean() / errors[kind])
+            slopes.append(max(probe.divergence(chunks).mean(), NOTHING) / errors[kind])
             probe.restore([name])
         slope = float(np.exp(np.mean(np.log(slopes))))
         found[name] = {kind: slope * error for kind, error in errors.items()}
@@ -99,18 +100,17 @@ def errors_of(
         -1, columns
     )
     inputs = probe.inputs.get(name)
-    if inputs is None:
-        inputs = (
-            np.diag(np.sqrt(importance)) if importance is not None and importance.size == columns else None
-        )
 
     def square(values: Float32) -> float:
-        return float(np.square(values if inputs is None else values @ inputs.T).sum())
+        if inputs is not None:
+            return float(np.square(values @ inputs.T).sum())
+        squares = np.square(values)
+        return float((squares if importance is None else squares * importance).sum())
 
-    found = {}
+    found, whole_square = {}, square(rows) or 1.0  # zeros are encoded without an error
     for kind in kinds:
         lower = np.empty_like(rows)
         blocks = encode(rows, kind, importance, probe.pool, PIECES)
         dequantize(blocks.reshape(-1), kind, lower.reshape(-1))
-        found[kind] = max(square(lower - rows) / square(rows), 1e-12)
+        found[kind] = max(square(lower - rows) / whole_square, 1e-12)
     return found

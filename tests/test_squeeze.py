@@ -3,6 +3,7 @@
 import itertools
 import json
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -13,12 +14,12 @@ from edge.cli import run
 from edge.convert import gguf_source
 from edge.convert.computed import decoded, loaded
 from edge.convert.fit import fit
-from edge.convert.probe import probe
+from edge.convert.probe import Probe, probe
 from edge.convert.quantize import Settings
-from edge.convert.sensitivity import encoded
+from edge.convert.sensitivity import encoded, measure
 from edge.convert.squeeze import Option, solve
 from edge.convert.to_gguf import convert
-from edge.errors import RequestError, StoreError
+from edge.errors import ConversionError, RequestError, StoreError
 
 TEXT = "The ferry left late, and nobody on the quay seemed to mind. " * 30
 ONE = Settings(threads=1)
@@ -213,3 +214,48 @@ def test_what_does_not_go_together_is_refused(source, words, said, capsys):
 def test_types_that_divide_no_rows_are_not_offered(source, tmp_path):
     with pytest.raises(RequestError, match="no weights that could be lowered"):
         fit(source, TEXT, tmp_path, size=110_000, settings=ONE, kinds=("Q4_K",))
+
+
+@pytest.mark.parametrize("name", ["blk.0.attn_q.weight", "blk.0.ffn_down.weight"])
+def test_an_importance_matrix_of_another_model_is_refused_before_it_is_read_beyond_its_end(
+    source, tmp_path, name
+):
+    settings = Settings(threads=1, importance={name: np.ones(8, np.float32)})
+    with pytest.raises(ConversionError, match=rf"8 columns for {name}"):
+        fit(source, TEXT, tmp_path, size=110_000, settings=settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_while_other_threads_compute_waits_for_them(whole, monkeypatch):
+    """Their contexts and blocks would be freed below them: the process would end."""
+    computing, freed = [], []
+    real = Probe._apart
+
+    def apart(self, chunk, base):
+        if base is self._reference[0]:
+            raise ConversionError("not this one")
+        computing.append(1)
+        time.sleep(0.3)
+        assert not freed
+        found = real(self, chunk, base)
+        computing.pop()
+        return found
+
+    monkeypatch.setattr(Probe, "_apart", apart)
+    monkeypatch.setattr(Probe, "restore", lambda self, names: freed.append(len(computing)))
+    with (
+        pytest.raises(ConversionError, match="not this one"),
+        probe(whole, TEXT, [Q], chunks=4, threads=2) as model,
+    ):
+        model.divergence()
+    assert freed == [0]
+
+
+def test_a_matrix_of_zeros_costs_nothing_and_gets_the_fewest_bits(whole, monkeypatch):
+    """As of layers that were added to a model and not trained yet."""
+    read = gguf_source.GGUFSource.read
+    monkeypatch.setattr(gguf_source.GGUFSource, "read", lambda *given: read(*given) * 0)
+    monkeypatch.setattr(Probe, "divergence", lambda self, chunks=None: np.zeros((2, 8)))
+    with gguf_source.open(whole) as weights, probe(whole, TEXT, [Q], chunks=4, threads=1) as model:
+        losses = measure(model, weights, {Q: ["Q8_0", "Q4_0"]}, {}, 4.5, slice(0, 1), lambda *_: None)
+    assert all(0 < loss < 1e-9 for loss in losses[Q].values())
