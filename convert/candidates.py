@@ -63,11 +63,13 @@ def candidates(
     check_levels(wanted or [*levels()])
     with opened(path, title_of(path, name), settings.prune_layers) as source, TemporaryDirectory() as folder:
         scratch = Path(folder)
-        files = [file_of(source, level, scratch, settings, prove=True) for level in wanted or levels()]
-        first = header_of(files[0], scratch)
-        return Levels(
-            title=source.title,
-            levels=tuple(
+        # One head at a time: with a large vocabulary it is megabytes, and there are thirty levels.
+        files = (file_of(source, level, scratch, settings, prove=True) for level in wanted or levels())
+        first: Header | None = None
+        found = []
+        for file in files:
+            first = first or header_of(file, scratch)
+            found.append(
                 Level(
                     name=file.draft.name,
                     level=file.level,
@@ -75,13 +77,12 @@ def candidates(
                     header=typed(first, file),
                     needs_importance=file.needs_importance,
                 )
-                for file in files
-            ),
+            )
+        return Levels(
+            title=source.title,
+            levels=tuple(found),
             types=own_types(path, source),
-            fingerprint=fingerprint(
-                source.architecture,
-                vectors(source),
-            ),
+            fingerprint=fingerprint(source.architecture, vectors(source)),
             of_level="" if path.is_dir() else str(source.fields["edge.requantized_from"]),
         )
 

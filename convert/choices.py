@@ -94,6 +94,8 @@ def of_model(
     for other in others(model, made):
         with suppress(EdgeError):  # one that is damaged is no candidate
             one = of_folder(other, ctx) if is_onnx(other) else of_file(other, ctx, machine)
+            if made.of_level and one.requantized_from == made.of_level:
+                one = replace(one, ceiling=made.types)
             levels.add(one.level)
             yield one
     note = f"made from {made.of_level}, and what that lost stays lost" if made.of_level else ""

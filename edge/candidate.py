@@ -28,7 +28,7 @@ class Candidate:
 
     header      None for ONNX and for a file of which only name and size are known
     memory_bytes   predicted for the whole process
-    ceiling     of what is made from a GGUF file: the type that each tensor had there, which bounds its quality
+    ceiling     of what is or was made from a GGUF file: the type that each tensor had there, which bounds its quality
     is_source   the others are made from this one
     generates   it continues text, so that it has a decode rate
     blocked     why it cannot be picked, empty where it can
@@ -77,7 +77,8 @@ class Candidate:
 
     def bits_of(self, tensor: str) -> float:
         """Bits a weight of one matrix that can tell something of the model."""
-        kinds = {self.types[tensor], self.ceiling.get(tensor, self.types[tensor])}
+        kind = self.types[tensor]
+        kinds = {kind, self.ceiling.get(tensor, main_type(self.requantized_from) or kind)}
         return min(BITS.get(kind, 0.0) for kind in kinds)
 
 
@@ -88,8 +89,9 @@ def surely_as_good(one: Candidate, other: Candidate) -> bool:
         return True
     if one.header is None or other.header is None or one.types.keys() != other.types.keys():
         return False
+    same_start = one.requantized_from in ("", other.requantized_from)  # else the same type has lost more
     return all(
-        kind == other.types[name] or one.bits_of(name) >= other.bits_of(name) + 1
+        (same_start and kind == other.types[name]) or one.bits_of(name) >= other.bits_of(name) + 1
         for name, kind in one.types.items()
     )
 

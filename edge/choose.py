@@ -173,15 +173,23 @@ def fastest(field: Field) -> tuple[Case, str]:
 
     Below 4 bits a weight only what has a measured quality: a model that answers nonsense is no faster one.
     """
-    sensible = [case for case in field.possible if case.kld is not None or case.one.least_bits >= LEAST_BITS]
+    sensible = [case for case in field.possible if case.kld is not None or not too_few(case.one)]
     timed = [case for case in sensible or field.possible if case.seconds is not None]
     if timed:
         pick = min(timed, key=lambda case: (case.seconds, case.one.bytes))
         why = f"the fastest that fits, {REQUEST}{took(pick)}"
     else:
         pick = min(sensible or field.possible, key=lambda case: case.one.bytes)
-        why = f"the smallest without a matrix under {LEAST_BITS:.0f} bits a weight, as no speed is known"
+        bound = (
+            f" of those measured or without a matrix under {LEAST_BITS:.0f} bits a weight" if sensible else ""
+        )
+        why = f"the smallest{bound}, as no speed is known"
     return pick, f"{why}; {said(pick)}"
+
+
+def too_few(one: Candidate) -> bool:
+    """Whether a matrix has so few bits that only a measurement tells whether the model still answers."""
+    return bool(one.types) and one.least_bits < LEAST_BITS
 
 
 def best(field: Field) -> tuple[Case, str]:
@@ -208,8 +216,9 @@ def balanced(field: Field) -> tuple[Case, str]:
     reference = reference_of(field)
     if reference is None:
         pick, why = best(field)
-        there = any(case.one.level == REFERENCE for case in field.cases)
-        return pick, f"{why}; no {REFERENCE} {'fits' if there else 'is there'} to compare with"
+        found = [case for case in field.cases if case.one.level == REFERENCE]
+        lacks = "is there" if not found else "is as quick" if any(case.fits for case in found) else "fits"
+        return pick, f"{why}; no {REFERENCE} {lacks} to compare with"
     good = [case for case in field.possible if as_good(case, reference)]
     timed = [case for case in good if case.seconds is not None and reference.seconds is not None]
     if timed:
@@ -248,15 +257,16 @@ def as_good(case: Case, reference: Case) -> bool:
 
 
 def took(case: Case) -> str:
-    return "" if case.seconds is None else f" in {case.seconds:.2f} s"
+    """The time; of a file known by its name only its rank is meant, for attention is not counted."""
+    return "" if case.seconds is None or case.speed is None else f" in {case.seconds:.2f} s"
 
 
 def said(case: Case) -> str:
     """What is known of a pick's quality."""
-    if case.shown is None:
-        return not_measured(case)
-    if case.shown.is_base:
+    if case.shown is not None and case.shown.is_base:
         return "it is what the others are measured against"
+    if case.shown is None or case.shown.kld_mean is None:
+        return not_measured(case)
     return f"{case.shown.kld_mean:.4g} nats a token from {case.shown.base}"
 
 
@@ -285,9 +295,11 @@ def behind(case: Case, pick: Case, field: Field, goal: Goal) -> str:
     """In what a possible case is behind the pick."""
     reference = reference_of(field)
     if goal.aim == SPEED:
-        if case.kld is None and case.one.least_bits < LEAST_BITS:
+        if case.kld is None and too_few(case.one):
             return f"matrices under {LEAST_BITS:.0f} bits a weight, and its quality not measured"
-        return "slower" if case.seconds is not None else "larger, and no speed is known"
+        if case.seconds is not None:
+            return "slower"
+        return "larger, and no speed is known" if case.one.bytes > pick.one.bytes else "no speed is known"
     if goal.aim == BALANCED and reference is not None:
         if case.one.bytes > reference.one.bytes:
             return f"larger than {REFERENCE}"
@@ -298,23 +310,30 @@ def behind(case: Case, pick: Case, field: Field, goal: Goal) -> str:
             if case.kld is None or reference.kld is None
             else (f"further from the base than {REFERENCE}")
         )
+    no_better = "no better, and larger" if case.one.bytes > pick.one.bytes else "no better"
     if case.kld is not None and pick.kld is not None:
-        return "further from the base than the pick" if case.kld > pick.kld else "no better, and larger"
-    return "fewer bits a weight" if case.one.bits < pick.one.bits else "no better, and larger"
+        return "further from the base than the pick" if case.kld > pick.kld else no_better
+    if case.one.bits < pick.one.bits:
+        return "fewer bits a weight"
+    return "quality not measured" if case.one.bits > pick.one.bits and case.kld is None else no_better
 
 
 def why_none(field: Field, goal: Goal, budget: int) -> str:
     """Why nothing was picked, with the nearest that could be."""
     makeable = [case for case in field.cases if not case.one.blocked] or list(field.cases)
     fitting = [case for case in makeable if case.fits and case.speed is not None]
+    if goal.ttft is not None and any(case.fits for case in makeable) and not fitting:
+        return "ttft cannot be judged: of none that fits is the time to the first token predicted"
     if fitting and goal.ttft is not None:
         soonest, quickest = min((case.speed.ttft_s, case.one.level) for case in fitting if case.speed)
         return f"none gives its first token within {goal.ttft:g} s; the quickest, {quickest}, takes {soonest:.2g} s"
     smallest = min(makeable, key=lambda case: (case.one.memory_bytes, case.one.bytes)).one
-    return (
-        f"nothing fits in {mib(budget)}: the smallest to run, {smallest.level} of {smallest.bytes:,} bytes, takes "
-        f"{mib(smallest.memory_bytes)}"
-    )
+    least = f"the smallest to run, {smallest.level} of {smallest.bytes:,} bytes, takes {mib(smallest.memory_bytes)}"
+    blocked = next((case.one for case in field.cases if case.fits and case.one.blocked), None)
+    if blocked is None:
+        return f"nothing fits in {mib(budget)}: {least}"
+    others = "" if smallest.blocked else f"; of the others {least}"
+    return f"nothing that fits in {mib(budget)} can be taken: {blocked.level} {blocked.blocked}{others}"
 
 
 def of_measure(field: Field) -> list[str]:

@@ -1,6 +1,7 @@
 """The levels that a model could be converted to: the headers they would have are those that the files get."""
 
 import shutil
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -55,6 +56,25 @@ def test_each_levels_header_is_that_of_the_file_that_is_made(source, made):
         assert said.get("{arch}.context_length", int) == real.get("{arch}.context_length", int)
 
 
+def test_one_levels_head_is_held_at_a_time(source, monkeypatch):
+    """With a vocabulary of 256,000 it is megabytes, and there are thirty levels."""
+    from edge.convert import candidates as module
+
+    heads, most = [], []
+    real = module.file_of
+
+    def counted(*given, **named):
+        file = real(*given, **named)
+        heads.append(weakref.ref(file.head))
+        most.append(sum(head() is not None for head in heads))
+        return file
+
+    monkeypatch.setattr(module, "file_of", counted)
+    candidates(source)
+    assert len(heads) == len(levels())
+    assert max(most) <= 2
+
+
 def test_levels_that_need_an_importance_matrix_say_so(source):
     found = {one.level: one.needs_importance for one in candidates(source).levels}
     assert not found["q4_k_m"]
@@ -105,6 +125,17 @@ def test_a_gguf_source_bounds_what_is_made_of_it_and_the_rows_say_so(made, here)
     assert "source itself" in best.reason
     by_level = {one.level: one for one in found.candidates}
     assert by_level["F32"].bits == pytest.approx(by_level["Q8_0"].bits)
+
+
+def test_what_was_made_of_the_source_before_is_bounded_by_it_too(made, here):
+    path = here / "model-iq4_nl.gguf"
+    shutil.copy(made / "model-iq4_nl.gguf", path)
+    convert(path, ["q8_0"], here, settings=Settings(threads=1), prove=False)
+    found = choices(str(path), Goal("quality"))
+    assert found.choice.pick == str(path)
+    by_level = {one.level: one for one in found.candidates}
+    assert by_level["Q8_0"].where == HERE
+    assert by_level["Q8_0"].bits == pytest.approx(by_level["IQ4_NL"].bits)
 
 
 def test_a_measured_quality_lets_a_level_take_the_place_of_what_everybody_takes(made, here, tmp_path):

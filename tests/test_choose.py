@@ -293,6 +293,74 @@ def test_a_levels_main_type(level, kind):
     assert main_type(level) == kind
 
 
+ONNX = Candidate("m-fp32", "onnx fp32", 10 * MIB, 20 * MIB, HERE)
+
+
+def reasons(found):
+    return {row.level: row.reason for row in found.rows}
+
+
+def test_the_smallest_without_speeds_says_by_what_it_was_taken():
+    """One that was measured may have matrices of two bits: the reason does not deny it."""
+    low = candidate("Q2_K", "Q2_K", "Q2_K")
+    found = pick((*ALL, replace(low, qualities=(measured(2.0),))), "speed", rates=None)
+    assert found.picked.level == "Q2_K"
+    assert "of those measured or without a matrix under 4 bits" in found.reason
+    found = pick((low, replace(low, artifact="m", level="low")), "speed", rates=None)
+    assert "under 4 bits" not in found.reason
+
+
+def test_of_onnx_no_bits_are_claimed():
+    said = reasons(pick((*ALL, ONNX), "speed"))["onnx fp32"]
+    assert "under 4 bits" not in said
+    assert "no speed is known" in said
+
+
+def test_a_time_that_is_predicted_of_none_is_not_called_a_lack_of_memory():
+    found = pick((ONNX,), "ttft=1")
+    assert found.reason.startswith("ttft cannot be judged")
+    with pytest.raises(RequestError, match="ttft cannot be judged"):
+        _ = found.picked
+
+
+def test_where_only_what_needs_a_matrix_fits_that_is_said_beside_the_smallest_other():
+    blocked = replace(candidate("IQ1_S", "Q2_K", "Q2_K"), blocked="needs an importance matrix")
+    found = pick((*ALL, blocked), budget=blocked.memory_bytes)
+    assert "IQ1_S needs an importance matrix" in found.reason
+    assert f"of {IQ4_NL.bytes:,} bytes" in found.reason
+    with pytest.raises(RequestError, match="nothing that fits"):
+        _ = found.picked
+
+
+def test_a_reference_that_is_too_slow_is_not_said_not_to_fit():
+    fast = pick((F16,)).picked.prefill_tps
+    found = pick((F16, Q4_K_M), "balanced", f"ttft={512 / fast * 1.001:.6f}")
+    assert found.picked.level == "F16"
+    assert "no Q4_K_M is as quick" in found.reason
+
+
+def test_a_kept_row_without_a_divergence_is_a_quality_not_measured():
+    empty = replace(IQ4_NL, qualities=(measured(None),))
+    found = pick((empty, replace(ONNX)), "speed")
+    assert NOT_MEASURED in found.reason
+
+
+def test_what_was_made_here_from_a_level_is_no_better_than_it():
+    """Nor as good as what has the same types from the checkpoint."""
+    metadata = {**header("Q8_0", "Q8_0").metadata, "edge.requantized_from": "Q4_0"}
+    made = candidate("Q8_0", "Q8_0", "Q8_0")
+    made = replace(made, header=replace(made.header, metadata=metadata))
+    source = replace(unmeasured(Q4_0)[0], is_source=True)
+    found = pick((made, source), "quality")
+    assert found.picked.level == "Q4_0"
+    assert "no better, and larger" in reasons(found)["Q8_0"]
+    assert not surely_as_good(made, Q4_0)
+    assert not surely_as_good(made, Q8_0)
+    assert surely_as_good(Q8_0, made)
+    known = replace(source, qualities=(measured(0.05),))
+    assert pick((made, known), "quality").picked.level == "Q4_0"
+
+
 def test_goals_are_read():
     assert goal_of([]) == Goal("balanced")
     assert goal_of(["speed", "memory=80MiB"]) == Goal("speed", 80 * MIB)
