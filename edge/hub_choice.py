@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 from edge import rates as measured
-from edge.candidate import PULL, Candidate, main_type
+from edge.candidate import PULL, Candidate
 from edge.choose import Choice, choose
 from edge.errors import RequestError
 from edge.gguf_header.tables import FILE_TYPES
 from edge.goals import Goal
 from edge.machine import Host, host
-from edge.memory import PROCESS_BYTES, repacked_types
+from edge.memory import PROCESS_BYTES
 from edge.store import home, hub
 from edge.store.refs import Hub, parse
 
@@ -32,7 +32,7 @@ def choose_file(ref: str, goal: Goal, *, on: Host | None = None) -> Choice:
         )
     home.stay_online(ref)
     machine = on or host()
-    files = [of_file(name, size, machine) for name, size in hub.ggufs(target)]
+    files = [of_file(name, size) for name, size in hub.ggufs(target)]
     levelled = [one for one in files if one.level] or files[:1] * (len(files) == 1)
     if not levelled:
         raise RequestError(
@@ -48,15 +48,14 @@ def choose_file(ref: str, goal: Goal, *, on: Host | None = None) -> Choice:
     )
 
 
-def of_file(ref: str, size: int, machine: Host) -> Candidate:
-    """A file known by its name and length. Its memory is at least its own bytes, twice where kernels rearrange."""
-    level = level_in(ref)
-    copies = 2 if main_type(level) in repacked_types(machine.cpu.isa) else 1
+def of_file(ref: str, size: int) -> Candidate:
+    """A file known by its name and length. Its memory is at least its own bytes: what kernels rearrange is read, not
+    mapped beside."""
     return Candidate(
         artifact=ref,
-        level=level,
+        level=level_in(ref),
         bytes=size,
-        memory_bytes=copies * size + PROCESS_BYTES,
+        memory_bytes=size + PROCESS_BYTES,
         where=PULL,
         note=NOTE,
     )

@@ -11,6 +11,7 @@ from edge.goals import Goal
 from edge.hub_choice import choose_file, level_in
 from edge.memory import PROCESS_BYTES
 from edge.planner import host
+from edge.rates import Attention, Bandwidth, Kernel, Layer, Rates, Scaling, key_of, save
 from edge.store import hub as hub_module
 from edge.store.refs import parse
 
@@ -24,6 +25,14 @@ NAMES = (
     "m.imatrix.gguf",
 )
 SIZES = (160_000, 85_000, 50_000, 45_000, 9_000, 100, 500)
+
+
+def rates():
+    kernels = tuple(Kernel("Q8_0", 512, 1, rows, 1e-9, 8.5, 0.0) for rows in (1, 512))
+    return Rates(
+        key_of(host()), (Bandwidth(1, 1.0, 1.0, 1.0),), kernels, (Layer(512, 1, 1, 0.0),),
+        (Attention(1, 1, 0.0, 0.0),), (Scaling(1, 1.0, 1.0),), 1, 1, 0.0, 0.0, 0.0, 1.0,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -64,6 +73,20 @@ def test_goals_pick_another(hub):
     assert choose_file("hf:o/r", Goal("quality", memory=PROCESS_BYTES + 100_001)).picked.level == "Q8_0"
 
 
+def test_what_kernels_rearrange_is_read_once(hub):
+    rows = choose_file("hf:o/r", Goal("quality", memory=PROCESS_BYTES + 45_000)).rows
+    assert [row.level for row in rows if row.fits] == ["Q4_0"]
+
+
+def test_a_time_to_the_first_token_cannot_be_judged_by_names(hub, capsys):
+    save(rates())
+    assert run(["pull", "hf:o/r", "--for-host", "--goal", "ttft=1"]) == 2
+    assert "ttft cannot be judged" in capsys.readouterr().err
+    found = choose_file("hf:o/r", Goal("speed"))
+    assert "fastest" in found.reason
+    assert " in 0." not in found.reason  # attention is not counted: the rank is known, the time is not
+
+
 def test_the_file_that_is_chosen_is_pulled(hub, capsys):
     assert run(["pull", "hf:o/r", "--for-host", "--goal", "quality", "--json"]) == 0
     out, err = capsys.readouterr()
@@ -82,7 +105,7 @@ def test_the_file_that_is_chosen_is_pulled(hub, capsys):
         (
             ["hf:o/r", "--for-host", "--goal", "memory=1MiB"],
             4,
-            "the smallest to run, Q8_0 of 85,000",
+            "the smallest to run, Q4_0 of 45,000",
         ),
         (["hf:o/none", "--for-host"], 1, "the hub has no"),
         (["hf:o/checkpoint", "--for-host"], 2, "has no GGUF file whose name says its level"),
