@@ -179,7 +179,8 @@ def row_of(
     context: int,
     **figures: Any,
 ) -> Row:
-    """The row of a file that was compared with `base` on `text`; `figures` are those of a Row. Raises OSError."""
+    """The row of a file that was compared with `base` on `text`; `figures` are those of a Row, and count as not
+    measured where they are no numbers or infinite, as the perplexity of a broken file is. Raises OSError."""
     return Row(
         digest=digest_of(path),
         bytes=path.stat().st_size,
@@ -191,7 +192,10 @@ def row_of(
         tokens=tokens,
         context=context,
         measured_at=time.time(),
-        **figures,
+        **{
+            name: value if value is not None and math.isfinite(value) else None
+            for name, value in figures.items()
+        },
     )
 
 

@@ -131,6 +131,15 @@ def test_a_row_that_was_never_measured_voids_the_file(files, field, value):
     assert kept() == ()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_broken_files_figures_do_not_void_what_else_was_measured(files, value):
+    base, level, _ = files
+    record([row(files, base)])
+    record([row(files, kld_mean=value, perplexity=value)])
+    assert quality_of(base).kld_mean == 0.01
+    assert (quality_of(level).kld_mean, quality_of(level).top1_agreement) == (None, 0.9)
+
+
 def test_what_is_kept_has_a_bound_and_the_oldest_go(files, monkeypatch):
     monkeypatch.setattr(evidence, "MAX_ROWS", 3)
     for tokens in range(1, 6):
