@@ -39,6 +39,8 @@ def test_the_pick_is_made_and_its_reason_said(source, here, capsys):
     assert json.loads(capsys.readouterr().out)["pick"] == str(here / "model-q4_k_m.gguf")
     assert run(["convert", source, "--for-host"]) == 0
     assert "nothing to make: " in capsys.readouterr().err
+    assert run(["convert", source, "--for-host", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
 
 
 def test_a_goal_makes_another_and_a_dry_run_says_which(source, here, capsys):

@@ -212,6 +212,8 @@ def command(
             options.refuse("--for-host", never=options.CHOSEN)
             picked = level_for_host(source, goal, name, bool(imatrix or calibrate))
             if picked is None:
+                if as_json:
+                    emit_json([])
                 return
             wanted = [picked]
         from edge.convert.files import check_levels
