@@ -44,7 +44,7 @@ def command(
     levels it could be converted to: predicted speed for a prompt of 512 tokens, measured divergence (kld, nats a
     token), and the one to take, by default the fastest that is no larger and no worse than Q4_K_M.
 
-    
+    \b
       edge plan --all ./checkpoint
       edge plan --all smollm2-135m-instruct --goal memory=300MiB --goal speed
     """
