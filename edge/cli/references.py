@@ -11,7 +11,8 @@ goal_option = click.option(
     "--goal",
     multiple=True,
     metavar="GOAL",
-    help="speed, quality, balanced, memory=SIZE or ttft=SECONDS; may be repeated.  [balanced; with bounds alone quality]",
+    help="speed, quality, balanced, memory=SIZE or ttft=SECONDS; may be repeated.  "
+    "[balanced; with bounds alone quality]",
 )
 
 
