@@ -9,6 +9,7 @@ from edge.cli.bench_quality import quality
 from edge.cli.bench_serve import serve
 from edge.cli.bench_speed import speed
 from edge.cli.bench_startup import startup
+from edge.cli.bench_tune import tune
 
 
 @click.group()
@@ -20,5 +21,5 @@ def command() -> None:
     """
 
 
-for verb in (speed, memory, quality, serve, startup):
+for verb in (speed, memory, quality, serve, startup, tune):
     command.add_command(verb)

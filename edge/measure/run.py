@@ -18,13 +18,17 @@ BEFORE = b"ffn_norm-"  # what stands before them
 
 
 class Run:
-    """A model and a context of it. Raises EngineError where llama.cpp refuses."""
+    """A model and a context of it, for steps of at most so many rows, computed `batch` at a time; keys and values in
+    the type `kv`. Raises EngineError where llama.cpp refuses."""
 
-    def __init__(self, model: Any, context: int, rows: int, parts: Parts | None) -> None:
+    def __init__(
+        self, model: Any, context: int, rows: int, parts: Parts | None, *, batch: int = 0, kv: str = "f16"
+    ) -> None:
         self._lib, self._rows = llama(), rows
         params = self._lib.llama_context_default_params()
         params.n_ctx, params.n_seq_max = context, 1
-        params.n_batch = params.n_ubatch = rows
+        params.n_batch, params.n_ubatch = rows, batch or rows
+        params.type_k = params.type_v = getattr(self._lib, f"GGML_TYPE_{kv.upper()}")
         params.n_outputs_max = 1
         params.no_perf = True
         params.op_offload = params.offload_kqv = False

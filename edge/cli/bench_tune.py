@@ -1,0 +1,51 @@
+"""`edge bench tune`: the settings that are fastest for one file on this host, kept for its plans."""
+
+from __future__ import annotations
+
+import click
+
+from edge.cli.bench_report import Column, Output, report_options
+from edge.cli.references import complete_ref
+from edge.errors import EngineError
+
+COLUMNS = (Column("tps", "t/s", 1), Column("picked", "picked"))
+
+
+@click.command("tune")
+@click.argument("ref", shell_complete=complete_ref)
+@click.option("--ctx", type=int, metavar="N", help="Context in tokens.  [1024, or what the model has]")
+@click.option(
+    "--exhaustive", is_flag=True, help="Measure everything to the end, to see what the pick is worth."
+)
+@report_options("tune")
+def tune(ref: str, ctx: int | None, exhaustive: bool, output: Output) -> None:
+    """Find threads, batch and guessing ahead for a model here, and keep them.
+
+    Threads for prefill and for decode, rows computed at once, types of keys and values, guessing ahead: all by
+    measurement, in turns. Plans of this file on this host go by it from then on, but for the type of keys and values,
+    which changes what is said. A busy machine's figures are shown and not kept.
+    """
+    from edge.bench import tune as bench
+    from edge.bench.record import record
+    from edge.cli.progress import bars
+    from edge.machine.power import power_state
+    from edge.tuned import save
+
+    before = power_state()
+    with bars() as report:
+        tuning = bench.tune(ref, ctx=ctx, exhaustive=exhaustive, progress=report)
+    found = tuning.tuned
+    work = {"model": found.digest, "context": found.context}
+    output.check_work(work)
+    made = record("tune", bench.rows(tuning), before=before, work=work, settings={"exhaustive": exhaustive})
+    picks = [
+        f"{one.setting}: {one.pick}, {one.reason}; {bench.behind(one):.1%} of the best"
+        for one in found.findings
+    ]
+    output.show(made, COLUMNS, picks)
+    if made.host.marks:
+        raise EngineError(
+            f"nothing is kept, as the machine was disturbed: {made.host.marks[0]}",
+            hint="run it again when it is idle",
+        )
+    save(found)

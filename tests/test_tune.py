@@ -1,0 +1,106 @@
+"""Tuning: what is tried in turns, what is picked of it, and what is kept."""
+
+import json
+
+import pytest
+from tiny import tiny_llama
+
+from edge import tuned
+from edge.bench import record
+from edge.bench.tune import behind, compete, finding, option, planned, sizes, tolerance, tune
+from edge.cli import run
+from edge.errors import RequestError
+from edge.machine import host
+from edge.planner import plan
+
+ROUND = 4  # turns that the recorded rates stand for
+
+
+def recorded(rates, spread=0.0):
+    """Options as a machine gave them: name → tokens a second, its repetitions so far apart."""
+    return [
+        option(name, [rate * (1 + spread * (turn / (ROUND - 1) - 0.5)) for turn in range(ROUND)])
+        for name, rate in rates.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rates", "spread", "pick"),
+    [
+        # Raspberry Pi 5, tg128 of a 0.5B model: two threads saturate its memory
+        ({"1": 22.0, "2": 33.8, "3": 29.4, "4": 27.0}, 0.0, "2"),
+        # six fast and eight slow cores: the slow ones hold the fast ones up
+        ({"1": 5.1, "4": 14.0, "6": 17.2, "8": 15.9, "14": 12.3}, 0.02, "6"),
+        ({"1": 10.0}, 0.5, "1"),
+        # within 1 % the fewer threads
+        ({"2": 99.2, "4": 100.0}, 0.0, "2"),
+        ({"2": 98.0, "4": 100.0}, 0.0, "4"),
+        # as far as the best itself swings, but not beyond 3 %
+        ({"2": 98.0, "4": 100.0}, 0.1, "2"),
+        ({"2": 96.0, "4": 100.0}, 0.9, "4"),
+        ({"1": 50.0, "2": 50.0, "3": 50.0}, 0.3, "1"),
+    ],
+)
+def test_the_most_modest_that_comes_near_the_best(rates, spread, pick):
+    found = finding("threads", recorded(rates, spread))
+    assert found.pick == pick
+    assert behind(found) >= 0.97
+
+
+def test_a_wide_spread_allows_three_percent_and_no_more():
+    (wide,) = recorded({"1": 100.0}, 2.0)
+    (narrow,) = recorded({"1": 100.0}, 0.0)
+    assert (tolerance(wide), tolerance(narrow)) == (0.03, 0.01)
+
+
+def test_what_is_surely_behind_has_three_turns_and_an_exhaustive_run_leaves_nothing_out():
+    def calls():
+        return {"slow": lambda: 1.0, "a": lambda: 9.0, "b": lambda: 9.0}
+
+    turns = {one.name: one.turns for one in compete(calls(), exhaustive=False)}
+    assert turns == {"slow": 3, "a": 7, "b": 7}
+    assert {one.turns for one in compete(calls(), exhaustive=True)} == {7}
+    # alone at the head after three rounds: no more are needed
+    assert {one.turns for one in compete({"a": lambda: 1.0, "b": lambda: 2.0}, exhaustive=False)} == {3}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found"), [(512, [512, 256, 128, 64]), (100, [128, 64]), (64, [64]), (20, [64])]
+)
+def test_batches_are_those_that_differ_for_a_prompt(prompt, found):
+    assert sizes(prompt) == found
+
+
+def test_what_was_found_is_what_the_next_plan_goes_by(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_HOME", str(tmp_path / "home"))
+    model = str(tiny_llama(tmp_path / "tiny.gguf", ctx=256))
+    found = tune(model, ctx=200).tuned
+    settings = [one.setting for one in found.findings]
+    assert settings == ["prefill threads", "decode threads", "batch", "keys and values", "guessing ahead"]
+    assert all(one.median > 0 and one.turns >= 3 for each in found.findings for one in each.tried)
+    assert found.findings[3].pick == "f16"
+    tuned.save(found)
+    decided = plan(model, ctx=200)
+    assert (decided.threads.prefill, decided.threads.decode) == (found.prefill_threads, found.decode_threads)
+    assert decided.batch == found.batch
+    assert any("edge bench tune" in reason for reason in decided.reasons)
+
+
+def test_a_busy_machines_figures_are_shown_and_not_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("EDGE_HOME", str(tmp_path / "home"))
+    model = str(tiny_llama(tmp_path / "tiny.gguf", ctx=256))
+    for marks, code in ((("busy: other processes used 40 % of the CPUs",), 1), ((), 0)):
+        monkeypatch.setattr(record, "marks", lambda *_, found=marks: found)
+        assert run(["bench", "tune", model]) == code
+        shown = capsys.readouterr()
+        assert json.loads(shown.out.splitlines()[-1])["benchmark"] == "tune"
+        assert shown.err.count("nothing is kept") == len(marks)
+        kept = tuned.load(host(), tmp_path / "tiny.gguf")
+        assert (kept is None) == bool(marks)
+
+
+@pytest.mark.parametrize(("ctx", "said"), [(64, "too short to tune"), (1 << 20, "out of range")])
+def test_a_context_that_is_no_use(tmp_path, ctx, said):
+    model = str(tiny_llama(tmp_path / "tiny.gguf", ctx=256))
+    with pytest.raises(RequestError, match=said):
+        planned(model, ctx)
