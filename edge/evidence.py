@@ -11,18 +11,17 @@ import hashlib
 import json
 import math
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from edge import gguf_header
-from edge.errors import EdgeError, StoreError
+from edge.errors import EdgeError
 from edge.home import evidence_file
+from edge.kept import write
 
 VERSION = 1
 MAX_BYTES = 16 << 20
@@ -127,28 +126,12 @@ def record(rows: Iterable[Row]) -> Path:
     """
     new = list(rows)
     replaced = {(row.digest, row.quality.measure) for row in new}
-    old = [row for row in kept() if (row.digest, row.quality.measure) not in replaced]
-    path = evidence_file()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        number, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                all_rows = [asdict(row) for row in [*old, *new][-MAX_ROWS:]]
-                json.dump({"version": VERSION, "rows": all_rows}, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            with suppress(OSError):
-                Path(name).unlink()
-            raise
-    except OSError as error:
-        raise StoreError(
-            f"what was measured cannot be kept in {path.parent}: {error.strerror}",
-            hint="make room or set EDGE_HOME to a folder that can be written",
-        ) from error
-    return path
+
+    def content() -> dict[str, Any]:
+        old = [row for row in kept() if (row.digest, row.quality.measure) not in replaced]
+        return {"version": VERSION, "rows": [asdict(row) for row in [*old, *new][-MAX_ROWS:]]}
+
+    return write(evidence_file(), content)
 
 
 def digest_of(path: Path) -> str:

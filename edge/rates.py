@@ -7,16 +7,13 @@ count and version of the libraries; under any other it counts as none.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edge.errors import StoreError
 from edge.home import rates_file
+from edge.kept import write
 from edge.machine import Host
 from edge.machine.installed import installed
 
@@ -180,26 +177,7 @@ def why_none(machine: Host) -> str:
 
 def save(rates: Rates) -> Path:
     """Keep them in place of what was measured before. Raises StoreError for what the disk refuses."""
-    path = rates_file()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        number, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                json.dump(asdict(rates), file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            with suppress(OSError):
-                Path(name).unlink()
-            raise
-    except OSError as error:
-        raise StoreError(
-            f"what was measured cannot be kept in {path.parent}: {error.strerror}",
-            hint="make room or set EDGE_HOME to a folder that can be written",
-        ) from error
-    return path
+    return write(rates_file(), lambda: asdict(rates))
 
 
 def _differences(then: Key, now: Key) -> Iterable[tuple[str, object, object]]:

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from edge.errors import StoreError
 from edge.evidence import digest_of
 from edge.home import tuned_file
+from edge.kept import write
 from edge.machine import Host
 from edge.memory import BATCH
 from edge.rates import Key, key_of
@@ -109,27 +106,12 @@ def load(machine: Host, path: Path) -> Tuned | None:
 def save(found: Tuned) -> Path:
     """Keep it in place of what was found for the same file and host. Raises StoreError for what the disk refuses."""
     path = tuned_file()
-    others = [one for one in _read(path) if (one.key, one.digest) != (found.key, found.digest)]
-    rows = [asdict(one) for one in [*others, found][-MAX_FILES:]]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        number, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                json.dump({"files": rows}, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            with suppress(OSError):
-                Path(name).unlink()
-            raise
-    except OSError as error:
-        raise StoreError(
-            f"what was measured cannot be kept in {path.parent}: {error.strerror}",
-            hint="make room or set EDGE_HOME to a folder that can be written",
-        ) from error
-    return path
+
+    def content() -> dict[str, Any]:
+        others = [one for one in _read(path) if (one.key, one.digest) != (found.key, found.digest)]
+        return {"files": [asdict(one) for one in [*others, found][-MAX_FILES:]]}
+
+    return write(path, content)
 
 
 def _read(path: Path) -> list[Tuned]:

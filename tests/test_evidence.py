@@ -1,6 +1,8 @@
 """What was measured of a file's quality: found by its bytes, kept whole, nothing believed of a damaged file."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -138,6 +140,22 @@ def test_a_broken_files_figures_do_not_void_what_else_was_measured(files, value)
     record([row(files, kld_mean=value, perplexity=value)])
     assert quality_of(base).kld_mean == 0.01
     assert (quality_of(level).kld_mean, quality_of(level).top1_agreement) == (None, 0.9)
+
+
+def test_runs_that_end_together_are_all_kept(files, monkeypatch):
+    real = evidence.kept
+
+    def slowly():
+        found = real()
+        time.sleep(0.02)
+        return found
+
+    monkeypatch.setattr(evidence, "kept", slowly)
+    rows = [replace(row(files), tokens=tokens) for tokens in range(1, 9)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(record, [[one] for one in rows]))
+    assert sorted(one.tokens for one in real()) == [*range(1, 9)]
+    assert {path.name for path in evidence_file().parent.iterdir()} == {"evidence.json"}
 
 
 def test_what_is_kept_has_a_bound_and_the_oldest_go(files, monkeypatch):

@@ -44,7 +44,15 @@ LAYERS = [
         "edge.tuned",
         "edge.evidence",
     },
-    {"edge.gguf_header", "edge.onnx_folder", "edge.home", "edge.peak", "edge.sizes", "edge.goals"},
+    {
+        "edge.gguf_header",
+        "edge.onnx_folder",
+        "edge.home",
+        "edge.kept",
+        "edge.peak",
+        "edge.sizes",
+        "edge.goals",
+    },
     {"edge.errors"},
 ]
 
