@@ -65,7 +65,8 @@ def tune(
     exhaustive: bool = False,
     progress: Progress = lambda doing, done, total: None,
 ) -> Tuning:
-    """Measure `ref` at a context of `ctx` tokens; `exhaustive` leaves nothing out early.
+    """Measure `ref` at a context of `ctx` tokens. `exhaustive` then measures everything once more, with nothing left
+    out, and says in the findings' reasons what each pick is worth there.
 
     Raises what `plan` raises, DoesNotFit, EngineError, and RequestError for what does not run by llama.cpp on the CPU.
     """
@@ -74,8 +75,11 @@ def tune(
     counts = tuple(range(1, cores + 1)) if cores <= MANY else counts_of(cores)
 
     def of(setting: str, calls: Mapping[str, Call]) -> Finding:
-        doing = partial(progress, f"trying {setting}")
-        return finding(setting, compete(calls, exhaustive=exhaustive, progress=doing))
+        found = finding(setting, compete(calls, partial(progress, f"trying {setting}")))
+        if not exhaustive:
+            return found
+        whole = compete(calls, partial(progress, f"all of {setting}"), exhaustive=True)
+        return replace(found, reason=f"{found.reason}; {share(found.pick, whole):.1%} of the best of all")
 
     with loaded(decided.path) as model, ExitStack() as stack:
 
@@ -108,7 +112,7 @@ def tune(
         prefill_threads=threads.prefill,
         decode_threads=threads.decode,
         batch=decided.batch,
-        lookup=False if ahead.pick == "off" else None,
+        lookup=False if surely_off(ahead) else None,
         context=decided.context,
         measured_at=time(),
         findings=(prefill, decode, batch, both, ahead),
@@ -190,9 +194,9 @@ def answer(model: LoadedModel, ahead: bool) -> float:
 
 def compete(
     calls: Mapping[str, Call],
-    *,
-    exhaustive: bool,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    exhaustive: bool = False,
 ) -> tuple[Option, ...]:
     """Rounds of what is tried; after some what is surely behind is left out, and one that is alone needs no more."""
     found: dict[str, list[float]] = {name: [] for name in calls}
@@ -237,9 +241,16 @@ def tolerance(best: Option) -> float:
     return min(WIDE, max(EQUAL, (best.high - best.low) / best.median / 2 / sqrt(best.turns)))
 
 
-def behind(found: Finding) -> float:
-    """The pick's pace as a share of the best's: 1 where it is the best."""
-    return found.picked.pace / max(one.pace for one in found.tried)
+def share(pick: str, whole: Iterable[Option]) -> float:
+    """A pick's median as a share of the best's, where it was measured again."""
+    found = {one.name: one.median for one in whole}
+    return found[pick] / max(found.values())
+
+
+def surely_off(ahead: Finding) -> bool:
+    """Whether guessing cost time in every turn: its fastest was behind the slowest without."""
+    on, off = ahead.tried
+    return off.low > on.high
 
 
 def rows(tuning: Tuning) -> list[Any]:

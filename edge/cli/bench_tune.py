@@ -15,7 +15,7 @@ COLUMNS = (Column("tps", "t/s", 1), Column("picked", "picked"))
 @click.argument("ref", shell_complete=complete_ref)
 @click.option("--ctx", type=int, metavar="N", help="Context in tokens.  [1024, or what the model has]")
 @click.option(
-    "--exhaustive", is_flag=True, help="Measure everything to the end, to see what the pick is worth."
+    "--exhaustive", is_flag=True, help="Then measure everything again, to the end: what is the pick worth?"
 )
 @report_options("tune")
 def tune(ref: str, ctx: int | None, exhaustive: bool, output: Output) -> None:
@@ -38,10 +38,7 @@ def tune(ref: str, ctx: int | None, exhaustive: bool, output: Output) -> None:
     work = {"model": found.digest, "context": found.context}
     output.check_work(work)
     made = record("tune", bench.rows(tuning), before=before, work=work, settings={"exhaustive": exhaustive})
-    picks = [
-        f"{one.setting}: {one.pick}, {one.reason}; {bench.behind(one):.1%} of the best"
-        for one in found.findings
-    ]
+    picks = [f"{one.setting}: {one.pick}, {one.reason}" for one in found.findings]
     output.show(made, COLUMNS, picks)
     if made.host.marks:
         raise EngineError(
