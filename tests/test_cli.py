@@ -98,7 +98,7 @@ def test_a_variable_that_is_nobodys_option_changes_nothing(capsys, monkeypatch):
         (["plan"], "Missing argument 'REF'; see `edge plan --help`"),
         (["generate", "x"], "Missing argument 'PROMPT'"),
         (["sessions", "nope"], "No such command 'nope'; see `edge sessions --help`"),
-        (["bench", "speed", "x", "--vs", "ollama"], "'ollama' is not one of"),
+        (["bench", "speed", "x", "--vs", "ollama"], "'ollama' is no peer; one of"),
         (["\udcff"], "No such command"),
     ],
 )
