@@ -1,6 +1,9 @@
 """`edge host --measure`, and what `edge host` says of what was measured before."""
 
 import json
+import os
+import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -8,7 +11,7 @@ import pytest
 import edge.measure
 from edge import rates
 from edge.cli import run
-from edge.cli.host_rates import in_brief, in_full
+from edge.cli.host_rates import in_brief, in_full, when
 from edge.home import rates_file
 from edge.machine import host
 from edge.rates import Attention, Bandwidth, Kernel, Layer, Rates, Scaling
@@ -175,3 +178,44 @@ def test_json_has_the_host_and_all_that_was_measured(capsys, measuring, taken):
 def test_an_order_that_is_none_is_refused(capsys):
     assert run(["host", "--measure", "--sort", "size"]) == 2
     assert "--sort" in capsys.readouterr().err
+
+
+def test_a_disturbed_measurement_does_not_take_the_place_of_a_good_one(capsys, measuring, taken, monkeypatch):
+    busy = replace(taken, marks=("busy: other processes used 40 % of the CPUs",), measured_at=1.8e9)
+    monkeypatch.setattr(edge.measure, "measure", lambda report: busy)
+    rates.save(taken)
+    assert run(["host", "--measure"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == in_full(busy, "decode") + "\n"
+    assert "not kept, as the machine was disturbed: busy: other processes used 40 %" in shown.err
+    assert f"what was measured on {when(taken)}" in shown.err
+    assert rates.load(host()) == taken
+    assert run(["host", "--measure", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kept"] is False
+
+
+@pytest.mark.parametrize("before", [None, {"marks": ("throttled",)}, {"key": "other"}])
+def test_a_disturbed_measurement_is_kept_where_there_is_no_better(capsys, taken, monkeypatch, before):
+    busy = replace(taken, marks=("busy",), measured_at=1.8e9)
+    monkeypatch.setattr(edge.measure, "measure", lambda report: busy)
+    if before:
+        other = replace(taken.key, llama_cpp="0.2.0")
+        rates.save(replace(taken, **({"key": other} if "key" in before else before)))
+    assert run(["host", "--measure"]) == 0
+    assert "not kept" not in capsys.readouterr().err
+    assert rates.load(host()) == busy
+
+
+def test_a_measurement_that_is_ended_leaves_by_an_exception(taken, monkeypatch):
+    """So that its process is killed and its folder removed."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def measure(report):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+        return taken
+
+    monkeypatch.setattr(edge.measure, "measure", measure)
+    with pytest.raises(SystemExit):
+        run(["host", "--measure"])
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-
 import click
 
+from edge.cli import ended
 from edge.cli.bench_report import Column, Output, report_options
 from edge.cli.references import complete_ref
 
@@ -93,13 +91,10 @@ def serve(
         for line in missing:
             click.echo(f"edge: left out: {line}", err=True)
     before = power_state()
-    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers are ended with it
-    try:
+    with ended.by_exception():
         report = bench.serve(
             ref, sequences, peers, tokens=tokens, threads=threads, repetitions=repetitions, minutes=minutes
         )
-    finally:
-        signal.signal(signal.SIGTERM, handler)
     settings = {"model": decided.artifact, "threads": report.plan.threads.decode, "turns": report.turns}
     made = record("serve", bench.rows(report), before=before, work=work, settings=settings)
     output.show(made, COLUMNS)

@@ -7,13 +7,18 @@ from collections.abc import Sequence
 import click
 
 from edge import rates
-from edge.cli import host_rates
+from edge.cli import ended, host_rates
 from edge.cli.output import emit_json, json_option, plain, size, table
 from edge.machine import Cpu, Host, Memory, host
 
 
 @click.command(name="host")
-@click.option("--measure", "again", is_flag=True, help="Measure how fast it is (some 20 s), and keep that.")
+@click.option(
+    "--measure",
+    "again",
+    is_flag=True,
+    help="Measure how fast it is (some 20 s), and keep that, unless it was disturbed and what is kept was not.",
+)
 @click.option(
     "--sort",
     "by",
@@ -38,17 +43,30 @@ def command(again: bool, by: str, as_json: bool) -> None:
 
 
 def measured(found: Host, by: str, as_json: bool) -> None:
-    """Measure, keep and print. Raises EngineError or StoreError; what was measured is printed all the same."""
+    """Measure, keep and print. Raises EngineError or StoreError; what was measured is printed all the same.
+
+    What has marks against it does not take the place of what has none: plans go by the better evidence.
+    """
     from edge.measure import measure
 
-    taken = measure(lambda doing: click.echo(doing, err=True))
+    with ended.by_exception():
+        taken = measure(lambda doing: click.echo(doing, err=True))
+    before = rates.load(found)
+    better = before if before and taken.marks and not before.marks else None
     try:
-        rates.save(taken)
+        if better is None:
+            rates.save(taken)
     finally:
         if as_json:
-            emit_json({**plain(found), "rates": taken, "why_no_rates": ""})
+            emit_json({**plain(found), "rates": taken, "why_no_rates": "", "kept": better is None})
         else:
             click.echo(host_rates.in_full(taken, by))
+    if better:
+        click.echo(
+            f"edge: not kept, as the machine was disturbed: {taken.marks[0]}; plans go on by what was measured on "
+            f"{host_rates.when(better)}",
+            err=True,
+        )
 
 
 def describe(host: Host, measured: Sequence[tuple[str, str]] = ()) -> str:

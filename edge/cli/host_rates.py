@@ -40,7 +40,7 @@ def in_full(rates: Rates, by: str) -> str:
     prefill, decode = rates.prefill_threads, rates.decode_threads
     parts = [table(facts), by_threads(rates), by_type("type", rates.kernels, prefill, decode, by)]
     if rates.onnx:
-        threads_there = rates.onnx[0].threads  # ONNX Runtime is measured with one number of them
+        threads_there = rates.onnx[0].threads  # those of prefill; encoders' batches have one each besides
         parts.append(by_type("onnx", rates.onnx, threads_there, threads_there, by))
     return "\n\n".join([*parts, f"prefill, decode: {PER}"])
 
