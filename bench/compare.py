@@ -55,7 +55,7 @@ def earlier(path: Path, benchmark: str) -> Record:
         )
     try:
         then = of_json(found)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise RequestError(
             f"the result in {path} is damaged ({type(error).__name__}: {error})", hint=GIVE
         ) from error
@@ -69,7 +69,7 @@ def earlier(path: Path, benchmark: str) -> Record:
 
 def last_object(text: str) -> dict[str, Any] | None:
     """The JSON object on the last line that is one."""
-    for line in reversed(text.splitlines()):
+    for line in reversed(text.split("\n")):  # not splitlines: JSON may hold other ends of lines
         if line.lstrip().startswith("{"):
             try:
                 found = json.loads(line)

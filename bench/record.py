@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -153,11 +154,12 @@ def line(made: Record, extra: Mapping[str, Any] | None = None) -> str:
 
 
 def of_json(found: Mapping[str, Any]) -> Record:
-    """What `line` wrote. Raises ValueError, TypeError, KeyError or AttributeError for anything else."""
+    """What `line` wrote. Raises ValueError, TypeError, KeyError, AttributeError or OverflowError for anything else."""
     if found["form"] != FORM:
         raise ValueError(f"form {found['form']}")
     host = {one.name: found["host"][one.name] for one in fields(HostFacts)}
-    host |= {"marks": tuple(host["marks"]), "before": dict(host["before"]), "after": dict(host["after"])}
+    host |= {"marks": tuple(map(_text, host["marks"]))}
+    host |= {when: dict(host[when]) for when in ("before", "after")}
     rows = []
     for row in found["rows"]:
         figures = {name: _figure(value) for name, value in row.items() if name not in ("name", "sha256")}
@@ -175,9 +177,16 @@ def of_json(found: Mapping[str, Any]) -> Record:
 
 def _figure(value: Any) -> Figure:
     if isinstance(value, Mapping):
-        return Spread(*(float(value[one.name]) for one in fields(Spread)))
-    if value is None or isinstance(value, str | int | float):
+        return Spread(*(_number(value[one.name]) for one in fields(Spread)))
+    if value is None or isinstance(value, str):
         return value
+    _number(value)
+    return value  # type: ignore[no-any-return]
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, int | float) and isfinite(value):
+        return float(value)
     raise TypeError(f"{value!r} is no figure")
 
 

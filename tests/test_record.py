@@ -92,13 +92,39 @@ def test_what_is_no_such_record_is_refused(tmp_path, text, words):
         earlier(path, "speed")
 
 
-@pytest.mark.parametrize("damage", [{"decode_tps": [1]}, {"decode_tps": {"median": 1}}, {"name": 5}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"decode_tps": [1]},
+        {"decode_tps": {"median": 1}},
+        {"decode_tps": {"median": float("inf"), "low": 1, "high": 1}},
+        {"decode_tps": {"median": 10**400, "low": 1, "high": 1}},
+        {"peak_rss_bytes": float("nan")},
+        {"peak_rss_bytes": 10**400},
+        {"name": 5},
+    ],
+)
 def test_a_damaged_row_is_refused(tmp_path, damage):
     whole = json.loads(line(made()))
     whole["rows"][0] |= damage
     (tmp_path / "then.txt").write_text(json.dumps(whole))
     with pytest.raises(RequestError, match="is damaged"):
         earlier(tmp_path / "then.txt", "speed")
+
+
+@pytest.mark.parametrize("marks", [[1], 5, [["busy"]]])
+def test_damaged_marks_are_refused(tmp_path, marks):
+    whole = json.loads(line(made()))
+    whole["host"]["marks"] = marks
+    (tmp_path / "then.txt").write_text(json.dumps(whole))
+    with pytest.raises(RequestError, match="is damaged"):
+        earlier(tmp_path / "then.txt", "speed")
+
+
+def test_a_name_may_hold_what_ends_lines_elsewhere(tmp_path):
+    one = made(settings={"model": "a\u2028b\x0bc"})
+    (tmp_path / "then.txt").write_text(f"table\n{line(one)}\n")
+    assert earlier(tmp_path / "then.txt", "speed").settings == one.settings
 
 
 @pytest.mark.parametrize(
