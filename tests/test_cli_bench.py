@@ -7,10 +7,12 @@ import pytest
 from tiny import tiny_llama
 
 from edge.bench import plot_course, serve_runtimes
+from edge.bench.record import line, record
 from edge.bench.runtimes import Versus, command, versus
 from edge.bench.speed import Report, Speed, reading_seconds, summary
 from edge.cli import run
 from edge.errors import EngineError
+from edge.machine.power import power_state
 from edge.planner import plan
 
 
@@ -121,6 +123,16 @@ def test_paths_are_checked_before_anything_is_measured(
 ):
     monkeypatch.chdir(tmp_path)
     assert words in refused(capsys, 2, "speed", model, option, path)
+
+
+def test_another_runs_work_is_refused_before_anything_is_measured(model, capsys, tmp_path, monkeypatch):
+    text, then = tmp_path / "text", tmp_path / "then"
+    text.write_text("words")
+    for module in ("memory.memory", "quality.quality", "tune.tune", "speed.speed", "serve.serve"):
+        monkeypatch.setattr(f"edge.bench.{module}", lambda *_, **__: pytest.fail("it was measured"))
+    for verb, *words in (["memory"], ["quality", "--text", text], ["tune"], ["speed"], ["serve"]):
+        then.write_text(line(record(verb, [], before=power_state(), work={}, settings={})))
+        assert "is not comparable: its" in refused(capsys, 2, verb, model, *words, "--compare", then)
 
 
 def test_options_that_contradict_and_lists_that_are_none(model, capsys):

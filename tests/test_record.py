@@ -186,10 +186,28 @@ def test_a_table_of_ratios_follows_where_an_earlier_run_is_named(tmp_path, capsy
     assert [cell.strip() for cell in cells[-1]] == ["", "edge", "1.500×", "1.000×", ""]
 
 
-def test_places_that_cannot_be_written_are_refused_first(tmp_path):
+def test_places_that_cannot_be_written_are_refused_first(tmp_path, capsys):
     for path, words in ((tmp_path, "is a folder"), (tmp_path / "no" / "rows.csv", "there is no folder")):
         with pytest.raises(RequestError, match=words):
             Output("speed", False, False, path, None).check()
     late = Output("speed", False, False, tmp_path / "late" / "rows.csv", None)
     with pytest.raises(StoreError, match=r"rows\.csv cannot be written"):
         late.show(made(), COLUMNS)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["benchmark"] == "speed"
+
+
+def test_what_was_measured_is_printed_where_it_cannot_be_compared(tmp_path, capsys):
+    then = tmp_path / "then"
+    then.write_text(line(replace(made(), rows=(Row("other", {}),))))
+    with pytest.raises(RequestError, match="it measured other"):
+        Output("speed", False, False, tmp_path / "rows.csv", then).show(made(), COLUMNS)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["rows"][0]["name"] == "edge"
+    assert (tmp_path / "rows.csv").exists()
+
+
+def test_only_what_is_known_of_the_work_is_checked_before(tmp_path):
+    (tmp_path / "then").write_text(line(made()))
+    asked = Output("speed", False, False, None, tmp_path / "then")
+    asked.check_work({"decode_tokens": 128})
+    with pytest.raises(RequestError, match="decode tokens was 128 and is 64"):
+        asked.check_work({"decode_tokens": 64})

@@ -87,6 +87,8 @@ def memory(
     from edge.bench.record import record
     from edge.machine.power import power_state
 
+    work = {"prompt": prompt}
+    output.check_work(work)
     before = power_state()
     cells = memory(
         refs,
@@ -106,7 +108,7 @@ def memory(
         for name, of in by_model(cells)
     ]
     rows = [row(cell) for cell in cells]
-    made = record("memory", rows, before=before, work={"prompt": prompt}, settings={"threads": threads})
+    made = record("memory", rows, before=before, work=work, settings={"threads": threads})
     output.show(made, COLUMNS, notes)
 
 

@@ -73,16 +73,20 @@ def quality(
     from edge.bench.record import record
     from edge.engine.state_key import model_digest
     from edge.machine.power import power_state
+    from edge.store import resolve
 
     if plot:
         check(plot, len(levels))
-    words = {"text_sha256": digest(read_text(text)), "context": ctx}
+    work = {
+        "text_sha256": digest(read_text(text)),
+        "context": ctx,
+        "base_sha256": model_digest(resolve(base).path),
+    }
+    output.check_work(work)  # a short text has fewer chunks than are asked for
     before = power_state()
     with bars() as progress:
         report = quality(base, levels, text, ctx=ctx, chunks=chunks, progress=progress)
-    if plot:
-        draw(report, plot)
-    work = {**words, "chunks": report.chunks, "base_sha256": model_digest(report.rows[0].file)}
+    work = {**work, "chunks": report.chunks}
     made = record(
         "quality",
         rows(report),
@@ -92,6 +96,8 @@ def quality(
         extra={"text": str(report.text), "tokens": report.tokens},
     )
     output.show(made, COLUMNS)
+    if plot:
+        draw(report, plot)
 
 
 def digest(text: str) -> str:

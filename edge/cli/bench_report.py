@@ -75,26 +75,31 @@ class Output:
             check_place(self.csv, "--csv")
         return self
 
-    def check_work(self, work: Mapping[str, Any]) -> None:
-        """Raise RequestError, before anything is measured, where the earlier run did other work."""
+    def check_work(self, known: Mapping[str, Any]) -> None:
+        """Raise RequestError, before anything is measured, where the earlier run did other work than what is known of
+        this one's."""
         from edge.bench.compare import check_work, earlier
 
         if self.compare:
-            check_work(earlier(self.compare, self.benchmark), work, self.compare)
+            then = earlier(self.compare, self.benchmark)
+            check_work(then, {**then.work, **known}, self.compare)
 
     def show(self, made: Record, columns: Sequence[Column], notes: Sequence[str] = ()) -> None:
         """Print table, notes and the line of JSON, and write the CSV file.
 
-        Raises RequestError for an earlier run that cannot be compared, StoreError for a file that cannot be written.
+        Raises RequestError for an earlier run that cannot be compared, StoreError for a file that cannot be written;
+        what was measured is printed all the same.
         """
         from edge.bench.compare import compare, earlier
         from edge.bench.record import line
+        from edge.errors import RequestError
 
-        if self.csv:
-            write(self.csv, as_csv(made))
-        found = None
+        found, refused = None, None
         if self.compare:
-            found = compare(made, earlier(self.compare, self.benchmark), self.compare)
+            try:
+                found = compare(made, earlier(self.compare, self.benchmark), self.compare)
+            except RequestError as error:
+                refused = error
         if not self.as_json:
             parts = [*heading(made), tabled(made, columns, self.markdown), *notes]
             parts += [f"no evidence: {mark}" for mark in made.host.marks]
@@ -102,6 +107,10 @@ class Output:
                 parts += ["", *compared(found, columns, self.markdown)]
             click.echo(printable("\n".join([*parts, ""])))
         click.echo(line(made, {"compared": asdict(found)} if found else None).translate(ESCAPED))
+        if self.csv:
+            write(self.csv, as_csv(made))
+        if refused:
+            raise refused
 
 
 def report_options(benchmark: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -83,9 +83,9 @@ def speed(
         settings={"model": decided.artifact, "threads": decided.threads.decode, "repetitions": repetitions},
         extra={"course": report.course, "heat": report.heat, "energy": report.energy},
     )
+    output.show(made, COLUMNS, notes(report))
     if plot:
         draw(report, plot)
-    output.show(made, COLUMNS, notes(report))
 
 
 def rows(report: Report) -> list[Row]:

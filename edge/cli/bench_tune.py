@@ -28,21 +28,26 @@ def tune(ref: str, ctx: int | None, exhaustive: bool, output: Output) -> None:
     from edge.bench import tune as bench
     from edge.bench.record import record
     from edge.cli.progress import bars
+    from edge.evidence import digest_of
     from edge.machine.power import power_state
     from edge.tuned import save
 
+    decided = bench.planned(ref, ctx)
+    work = {"model": digest_of(decided.path), "context": decided.context}
+    output.check_work(work)
     before = power_state()
     with bars() as report:
         tuning = bench.tune(ref, ctx=ctx, exhaustive=exhaustive, progress=report)
     found = tuning.tuned
-    work = {"model": found.digest, "context": found.context}
-    output.check_work(work)
     made = record("tune", bench.rows(tuning), before=before, work=work, settings={"exhaustive": exhaustive})
     picks = [f"{one.setting}: {one.pick}, {one.reason}" for one in found.findings]
-    output.show(made, COLUMNS, picks)
+    try:
+        output.show(made, COLUMNS, picks)
+    finally:
+        if not made.host.marks:
+            save(found)
     if made.host.marks:
         raise EngineError(
             f"nothing is kept, as the machine was disturbed: {made.host.marks[0]}",
             hint="run it again when it is idle",
         )
-    save(found)
