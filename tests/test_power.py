@@ -307,3 +307,17 @@ def test_a_look_is_cheap():
     start = time.process_time()
     power_state()
     assert time.process_time() - start < 0.1
+
+
+def test_a_clock_rate_is_read_of_a_cpu_that_works(tmp_path, monkeypatch):
+    """One at rest would seem slowed down before a run, or after it."""
+    rates = iter([800_000, 2_400_000])
+    file = f"{CPU}/cpu0/cpufreq/scaling_cur_freq"
+    system = Recorded(files={file: "0"}).system(tmp_path)
+    read = type(system).number
+    monkeypatch.setattr(
+        type(system), "number", lambda self, path: next(rates) if path == file else read(self, path)
+    )
+    before = time.process_time()
+    assert power_state(system).mhz == 2400
+    assert time.process_time() - before > 0.005

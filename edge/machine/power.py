@@ -22,7 +22,8 @@ STOLEN = 0.05  # of the CPUs, used by other guests
 WAITED = (
     0.5  # of the time; asked where /proc/stat is hidden. Our own threads wait a little for each other too
 )
-WIDE = 0.25  # (highest - lowest) / median of repetitions, at the median of all that was measured
+WIDE = 0.25  # the spread of repetitions over their median, at the median of all that was measured
+WAKING_S = 0.1  # in which governors have raised a clock rate
 # With these drivers "powersave" is the usual governor, and the preference beside it says what is saved
 PREFERRING = ("intel_pstate", "amd-pstate-epp", "amd-pstate")
 
@@ -37,7 +38,7 @@ class State:
     limit_percent    what macOS leaves of the CPU's speed
     celsius          the hottest sensor of the CPU
     saving           what saves power: "governor powersave"
-    mhz, max_mhz     the fastest of this process's CPUs, and what they reach
+    mhz, max_mhz     the fastest of this process's CPUs after a moment of work, and what they reach
     load             of the last minute
     waited_us        a task waited for a CPU, since the start
     """
@@ -59,7 +60,8 @@ class State:
 
 
 def power_state(system: System | None = None) -> State:
-    """Look: some milliseconds. Nothing is raised for what cannot be read."""
+    """Look: some milliseconds, or a tenth of a second where a clock rate is told. Nothing is raised for what cannot be
+    read."""
     system = system or here()
     mac = system.platform == "darwin"
     on_battery, percent = _mac_supply(system) if mac else _supply(system)
@@ -72,7 +74,7 @@ def power_state(system: System | None = None) -> State:
         on_battery=on_battery,
         battery_percent=percent,
         saving=_mac_saving(system) if mac else _saving(system),
-        mhz=heat.megahertz(system),
+        mhz=_mhz_at_work(system),
         max_mhz=heat.megahertz(system, "cpuinfo_max_freq"),
         governor=heat.governor(system),
         load=load(system),
@@ -84,7 +86,7 @@ def power_state(system: System | None = None) -> State:
 def marks(before: State, after: State, noise: float = 0.0) -> tuple[str, ...]:
     """Why what was measured between the two is no evidence, each in a phrase; empty where nothing speaks against it.
 
-    noise  the median spread of its repetitions, (highest - lowest) / median
+    noise  the median spread of what was repeated, as a share of its median
     """
     return (*_throttled(before, after), *_slowed(before, after), *_busy(before, after), *_wide(noise))
 
@@ -132,6 +134,16 @@ def _wide(noise: float) -> Iterator[str]:
 
 def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+def _mhz_at_work(system: System) -> float | None:
+    """The clock rate after a moment of work: before a run the CPUs may rest, whose rate says nothing."""
+    if heat.megahertz(system) is None:
+        return None
+    until = perf_counter() + WAKING_S
+    while perf_counter() < until:
+        pass
+    return heat.megahertz(system)
 
 
 def _supply(system: System) -> tuple[bool | None, int | None]:
