@@ -82,6 +82,11 @@ def test_a_counter_that_breaks_off_gives_none_and_why(tmp_path, after):
     assert found == Energy(None, "", "RAPL's counter of package-0 broke off while it was read")
 
 
+def test_counters_that_stand_still_tell_nothing(tmp_path):
+    files = {**rapl(":0", "package-0", 100), **rapl(":0:1", "dram", 7)}
+    assert taken(tmp_path, files, files) == Energy(None, "", "RAPL's counters stand still")
+
+
 @pytest.mark.parametrize(("end", "value"), [(-1, 50), ("x", 50), (90, 50)])
 def test_an_end_that_cannot_be_is_none(tmp_path, end, value):
     assert (

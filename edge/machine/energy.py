@@ -61,6 +61,8 @@ class Meter:
             if taken is None:
                 return Energy(None, "", f"RAPL's counter of {before.part} broke off while it was read")
             joules += taken
+        if not joules:  # as some virtual machines show them
+            return Energy(None, "", "RAPL's counters stand still")
         return Energy(joules, f"RAPL: {', '.join(one.part for one in self._counters.values())}", "")
 
 
