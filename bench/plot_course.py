@@ -22,7 +22,7 @@ def draw(report: Report, path: Path) -> None:
     for at, (name, turns) in enumerate(report.course.items()):
         colour, marker = COLOURS[at % len(COLOURS)], MARKERS[at % len(MARKERS)]
         label = name
-        for turn in turns:
+        for turn in filter(None, turns):  # a short answer has no course
             seconds, tps = zip(*turn, strict=True)
             axes.plot(seconds, tps, marker=marker, ms=3.5, lw=1, color=colour, label=label)
             label = "_nolegend_"

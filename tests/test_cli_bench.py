@@ -174,7 +174,7 @@ def test_the_course_is_drawn_with_and_without_temperature(model, tmp_path):
     pytest.importorskip("matplotlib")
     one = summary("edge", [{"prefill_tps": 1.0, "decode_tps": 2.0}])
     assert isinstance(one, Speed)
-    course = {"edge": (((1.0, 50.0), (2.0, 51.0)), ((9.0, 40.0),)), "llama-bench": (((4.0, 45.0),),)}
+    course = {"edge": (((1.0, 50.0), (2.0, 51.0)), ((9.0, 40.0),)), "llama-bench": (((4.0, 45.0),), ())}
     sizes = []
     for heat in ((), ((0.0, 60.0), (9.0, 71.5))):
         plot_course.draw(Report(plan(model), (one,), {}, course, heat), tmp_path / "course.png")
