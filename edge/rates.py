@@ -112,6 +112,19 @@ class Scaling:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What ONNX Runtime takes beside its matrices, by one thread.
+
+    name     add, gelu, norm, round (activations to 8 bits); score and look, of attention; node
+    seconds  for each element that goes in; of a score for each head, row and position, of a look for each element of a
+             head at each of those; of a node whatever it computes
+    """
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Rates:
     """All that was measured of a host.
 
@@ -136,6 +149,7 @@ class Rates:
     measured_at: float
     seconds: float
     onnx: tuple[Kernel, ...] = ()
+    onnx_parts: tuple[Part, ...] = ()
     state: Mapping[str, Any] = field(default_factory=dict)
     marks: tuple[str, ...] = ()
 
@@ -211,6 +225,7 @@ def parsed(found: Mapping[str, Any]) -> Rates:
         attention=_many(Attention, found["attention"]),
         scaling=_many(Scaling, found["scaling"]),
         onnx=_many(Kernel, found["onnx"]),
+        onnx_parts=_many(Part, found.get("onnx_parts", [])),  # measurements of old have none
         state=dict(found["state"]),
         marks=tuple(_of("str", mark) for mark in found["marks"]),
         **{

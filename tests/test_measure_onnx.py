@@ -11,6 +11,7 @@ from edge.convert.onnx.values import Handle
 from edge.errors import EngineError
 from edge.measure import onnx as measured
 from edge.measure.onnx import LEVELS, WEIGHTS, WIDTHS, model, onnx_rates
+from edge.measure.onnx_parts import CASES, TEXTS, TOKENS, WIDTH, derived, onnx_parts
 from edge.onnx.session import onnxruntime
 
 
@@ -66,7 +67,7 @@ def test_what_is_timed_is_what_a_conversion_writes(level, monkeypatch):
 def test_every_level_is_timed_with_one_row_and_with_many():
     found = onnx_rates(1)
     assert [(one.type, one.rows) for one in found] == [
-        (level, rows) for level in ("fp32", "int8", "int4") for rows in (1, 128)
+        (level, rows) for level in ("fp32", "int8", "int4") for rows in (1, 128, 512)
     ]
     for one in found:
         assert one.threads == 1
@@ -104,3 +105,17 @@ def test_without_onnxruntime_there_are_no_rates(monkeypatch):
 
     monkeypatch.setattr(measured, "onnxruntime", missing)
     assert onnx_rates(1) == ()
+
+
+def test_every_part_beside_the_matrices_takes_some_time():
+    found = {part.name: part.seconds for part in onnx_parts()}
+    assert set(found) == {"add", "gelu", "norm", "round", "score", "look", "node"}
+    assert all(found[name] > 0 for name in ("add", "gelu", "norm", "round", "node"))
+    assert found["score"] + found["look"] > 0
+
+
+def test_two_sizes_of_heads_tell_a_score_from_its_elements():
+    looked = TEXTS * TOKENS * TOKENS * WIDTH
+    times = {f"heads of {size}": looked / size * (3.0 + 0.5 * size) for size in (32, 64)}
+    found = {part.name: part.seconds for part in derived(dict.fromkeys(CASES, 1.0) | times)}
+    assert (found["score"], found["look"]) == (pytest.approx(3.0), pytest.approx(0.5))

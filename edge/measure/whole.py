@@ -15,8 +15,9 @@ from edge.measure import blocks
 from edge.measure.bandwidth import bandwidth
 from edge.measure.kernels import Session, scaling
 from edge.measure.onnx import onnx_rates
+from edge.measure.onnx_parts import onnx_parts
 from edge.measure.samples import interleaved
-from edge.rates import Kernel, Rates, key_of
+from edge.rates import Kernel, Part, Rates, key_of
 
 Report = Callable[[str], None]
 FEW = 2  # cores on which everything is measured with any number of threads
@@ -55,9 +56,12 @@ def whole(folder: Path, size: Size, report: Report) -> Rates:
         session.close()
     found, layers, attends, start = session.derived(timed)
     onnx: tuple[Kernel, ...] = ()
+    parts: tuple[Part, ...] = ()
     if size.onnx:
         report("ONNX Runtime")
-        onnx = onnx_rates(prefill)
+        # Encoders run batches side by side, each on one thread
+        onnx = tuple(kernel for count in dict.fromkeys((prefill, 1)) for kernel in onnx_rates(count))
+        parts = onnx_parts()
     noise = median(kernel.spread for kernel in found)
     after = power_state()
     return Rates(
@@ -74,6 +78,7 @@ def whole(folder: Path, size: Size, report: Report) -> Rates:
         measured_at=time(),
         seconds=perf_counter() - began,
         onnx=onnx,
+        onnx_parts=parts,
         state=asdict(after),
         marks=marks(before, after, noise),
     )
