@@ -107,6 +107,7 @@ def cell(path: Path, header: Header, rates: Rates, key: tuple[int, int], times: 
     if depth == PREFILL:
         predicted, bound, tokens = found.prefill_tps, found.prefill_bound, BATCH
     else:
+        assert found.decode_tps is not None
         predicted, bound, tokens = found.decode_tps, found.decode_bound, 1
     return Cell(path.name, threads, depth, predicted, tokens / pace(times), spread(times), bound)
 

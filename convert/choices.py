@@ -7,22 +7,25 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edge import onnx_folder, onnx_speed, store
 from edge import rates as measured
-from edge import store
-from edge.artifact import UNSTATED_CONTEXT, is_onnx, of_gguf, of_onnx, refusals
+from edge.artifact import UNSTATED_CONTEXT, is_onnx, of_gguf, of_onnx_folder, refusals
 from edge.budget import choose_context
-from edge.candidate import HERE, MAKE, Candidate
+from edge.candidate import HERE, MAKE, ONNX, Candidate
 from edge.choose import Choice, choose
-from edge.errors import EdgeError
+from edge.errors import ConversionError, EdgeError
 from edge.evidence import digest_of, qualities_of
 from edge.gguf_header import Header
 from edge.goals import Goal
 from edge.machine import Host, host
 from edge.memory import LOGITS_ROWS, Cache, best_mapped, predict
-from edge.onnx_folder import is_folder
+from edge.onnx_folder import OnnxFolder, is_folder
+from edge.planner import TYPICAL_PROMPT
+from edge.rates import Rates
 from edge.sizes import parse_size
 
 from .candidates import Levels, candidates, fingerprint_of
+from .source import title_of
 
 MOST_FILES = 200  # of a folder that are looked at
 CACHE = Cache(rows=LOGITS_ROWS)
@@ -70,10 +73,14 @@ def choices(
     budget = machine.memory.available_bytes
     if memory is not None:
         budget = min(budget, parse_size(memory))
-    found = [of_folder(model, ctx)] if is_onnx(model) else [*of_model(model, ctx, name, calibrated, machine)]
+    rates = measured.load(machine)
+    if is_onnx(model):
+        found = [of_folder(model, ctx, machine, rates)]
+    else:
+        found = [*of_model(model, ctx, name, calibrated, machine, rates)]
     chosen = choose(
         found,
-        measured.load(machine),
+        rates,
         goal,
         budget=budget,
         unmeasured=measured.why_none(machine),
@@ -82,10 +89,21 @@ def choices(
 
 
 def of_model(
-    model: store.Model, ctx: int | None, name: str | None, calibrated: bool, machine: Host
+    model: store.Model,
+    ctx: int | None,
+    name: str | None,
+    calibrated: bool,
+    machine: Host,
+    rates: Rates | None,
 ) -> Iterator[Candidate]:
     """A GGUF model or a checkpoint, its other files, and its levels that are not among them."""
-    made = candidates(model.path, name=name)
+    graphs = [*graphs_of(model.path, name)]
+    try:
+        made = candidates(model.path, name=name)
+    except ConversionError:  # a family that llama.cpp does not compute
+        if not graphs:
+            raise
+        made = Levels(title_of(model.path, name), (), {}, "", "")
     levels = set()
     if made.of_level:  # a checkpoint itself does not run
         source = replace(of_file(model, ctx, machine), is_source=True)
@@ -93,10 +111,14 @@ def of_model(
         yield source
     for other in others(model, made):
         with suppress(EdgeError):  # one that is damaged is no candidate
-            one = of_folder(other, ctx) if is_onnx(other) else of_file(other, ctx, machine)
+            one = of_folder(other, ctx, machine, rates) if is_onnx(other) else of_file(other, ctx, machine)
             if made.of_level and one.requantized_from == made.of_level:
                 one = replace(one, ceiling=made.types)
             levels.add(one.level)
+            yield one
+    for graph in graphs:
+        one = of_graph(graph, ctx, machine, rates)
+        if one.level not in levels:
             yield one
     note = f"made from {made.of_level}, and what that lost stays lost" if made.of_level else ""
     for level in made.levels:
@@ -139,19 +161,42 @@ def level_of(header: Header) -> str:
     return f"{8 * sum(tensor.bytes for tensor in header.tensors) / header.parameters:.2f}bpw"
 
 
-def of_folder(model: store.Model, ctx: int | None) -> Candidate:
+def of_folder(model: store.Model, ctx: int | None, machine: Host, rates: Rates | None) -> Candidate:
     """An ONNX folder that is here. Raises as `edge.plan`."""
-    found = of_onnx(model)
-    context, _ = choose_context(found.trained, ctx)
-    return Candidate(
-        artifact=model.name if model.added else str(model.path),
-        level=f"onnx {found.level}",
-        bytes=model.bytes,
-        memory_bytes=found.predict(context, Cache(type="f32"), 0).total_bytes,
-        where=HERE,
-        generates=not found.refusals,
-        note="of ONNX no speed is predicted and no divergence kept",
+    found = of_graph(onnx_folder.read(model.path), ctx, machine, rates)
+    return replace(
+        found, artifact=model.name if model.added else str(model.path), bytes=model.bytes, where=HERE
     )
+
+
+def of_graph(folder: OnnxFolder, ctx: int | None, machine: Host, rates: Rates | None) -> Candidate:
+    """An ONNX folder that could be made."""
+    found = of_onnx_folder(folder)
+    context, _ = choose_context(found.trained, ctx)
+    prompt = min(TYPICAL_PROMPT, context)
+    speed, why = None, ""
+    if rates is not None:
+        threads = machine.cpu.performance_cores
+        speed, why = onnx_speed.predict(folder, rates, threads=threads, depth=prompt, prompt=prompt)
+    return Candidate(
+        artifact=str(folder.path),
+        level=f"{ONNX} {folder.level}".strip(),
+        bytes=folder.bytes,
+        memory_bytes=found.predict(context, Cache(type="f32"), 0).total_bytes,
+        where=MAKE,
+        speed=speed,
+        generates=not found.refusals,
+        note=f"no speed: {why}" if why else "",
+    )
+
+
+def graphs_of(path: Path, name: str | None) -> Iterator[OnnxFolder]:
+    """The ONNX folders that an encoder's checkpoint could become."""
+    if path.is_dir():
+        from .onnx.candidates import folders
+
+        with suppress(ConversionError):  # a model that has no ONNX form here
+            yield from folders(path, name)
 
 
 def needed(header: Header, ctx: int | None, machine: Host) -> int:

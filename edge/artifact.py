@@ -11,6 +11,7 @@ from edge.errors import BadGGUF, RequestError, UnsafeFile
 from edge.gguf_header import Header
 from edge.machine import Chosen, Host, Rejected
 from edge.memory import Cache, Memory, best_mapped, has_cache, predict, weights
+from edge.onnx_folder import OnnxFolder
 from edge.sizes import mib
 from edge.store.checkpoints import is_adapter
 
@@ -25,6 +26,8 @@ class Artifact:
     mapped    whether the file is mapped, and else why it is read
     refusals  why what fits is not of use
     header    None for ONNX
+    folder    None for GGUF
+    encodes   gives vectors or labels: several batches side by side, each on one thread
     """
 
     level: str
@@ -33,8 +36,15 @@ class Artifact:
     predict: Callable[[int, Cache, int], Memory]
     refusals: tuple[str, ...]
     header: Header | None = None
+    folder: OnnxFolder | None = None
     mapped: bool = True
     mapped_reason: str = ""
+
+    @property
+    def encodes(self) -> bool:
+        if self.folder is not None:
+            return self.folder.task != "generation"
+        return self.header is not None and not has_cache(self.header)
 
 
 def is_onnx(model: store.Model) -> bool:
@@ -61,7 +71,7 @@ def of_gguf(model: store.Model, machine: Host, mmap: bool | None = None) -> Arti
             f"the header states a context of {trained} tokens", hint="get another file of this model"
         )
     level = header.quantization
-    return Artifact(level, trained, machine.chosen, memory, refusals(header), header, mapped, why)
+    return Artifact(level, trained, machine.chosen, memory, refusals(header), header, None, mapped, why)
 
 
 def choose_mapped(header: Header, isa: Sequence[str]) -> tuple[bool, str]:
@@ -75,7 +85,11 @@ def choose_mapped(header: Header, isa: Sequence[str]) -> tuple[bool, str]:
 
 def of_onnx(model: store.Model) -> Artifact:
     """Raises what `edge.onnx_folder` raises for a folder that is not whole or contradicts itself."""
-    folder = onnx_folder.read(model.path)
+    return of_onnx_folder(onnx_folder.read(model.path))
+
+
+def of_onnx_folder(folder: OnnxFolder) -> Artifact:
+    """A folder that is here or could be. Raises UnsafeFile where a decoder's words make no sense."""
     gguf = Rejected("llama.cpp", "runs GGUF files, and this is ONNX")
     chosen = Chosen(ONNX_BACKEND, "the model is ONNX, which ONNX Runtime runs, on the CPU", (gguf,))
     if folder.task == "generation" and folder.ours:
@@ -86,13 +100,13 @@ def of_onnx(model: store.Model) -> Artifact:
                 folder, said, tokens, sequences=cache.sequences, available_bytes=available
             )
 
-        return Artifact(folder.level, said.context, chosen, decoding, ())
+        return Artifact(folder.level, said.context, chosen, decoding, (), folder=folder)
 
     def encoding(tokens: int, cache: Cache, available: int) -> Memory:
         return onnx_memory.of_encoder(folder, tokens, available_bytes=available)
 
     refusal = f"no text: its task is {folder.task}, so chat and generate refuse it"
-    return Artifact(folder.level or "ONNX", folder.max_tokens, chosen, encoding, (refusal,))
+    return Artifact(folder.level or "ONNX", folder.max_tokens, chosen, encoding, (refusal,), folder=folder)
 
 
 def read_artifact(model: store.Model) -> Header:

@@ -13,11 +13,19 @@ from edge.evidence import Quality
 from edge.gguf_header import TYPES, Header, Tensor
 from edge.planner import TYPICAL_PROMPT
 from edge.rates import Rates
+from edge.speed import Speed
 
 ANSWER = 128  # tokens of a typical answer
 HERE, MAKE, PULL = "here", "to make", "to pull"
 BITS = {name: 8 * size / elements for name, elements, size in TYPES.values()}
 WIDTH = 2048  # of the matrices by which a file is judged that only its name is known of
+# Levels of encoders that keep labels: others cost more than half a point of accuracy
+FAITHFUL = (
+    *("fp32", "fp16", "int8", "int8w"),
+    *("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0"),
+    "",  # a file made elsewhere that does not say it
+)
+ONNX = "onnx"  # before a level of it
 # The type of a level's matrices, where it is not the level's own name
 MAIN = {"IQ3_M": "IQ3_S", "IQ3_XS": "IQ3_S", "IQ2_M": "IQ2_S"}
 
@@ -33,6 +41,7 @@ class Candidate:
     generates   it continues text, so that it has a decode rate
     blocked     why it cannot be picked, empty where it can
     note        what should be known of it beside
+    speed       of ONNX, as it is predicted; None where it is not
     """
 
     artifact: str
@@ -47,6 +56,7 @@ class Candidate:
     generates: bool = True
     blocked: str = ""
     note: str = ""
+    speed: Speed | None = None
 
     @cached_property
     def types(self) -> Mapping[str, str]:
@@ -69,6 +79,15 @@ class Candidate:
     def least_bits(self) -> float:
         """Bits a weight of the matrix that has the fewest; 0 where nothing is known."""
         return min((BITS.get(kind, 0.0) for kind in self.types.values()), default=0.0)
+
+    @property
+    def is_onnx(self) -> bool:
+        return self.level.startswith(ONNX)
+
+    @property
+    def keeps_labels(self) -> bool:
+        """Whether an encoder of this level answers as its source does."""
+        return self.level.removeprefix(ONNX).strip().lower() in FAITHFUL
 
     @property
     def requantized_from(self) -> str:
@@ -103,15 +122,18 @@ def main_type(level: str) -> str:
     return found if found in BITS else ""
 
 
-def speed_of(one: Candidate, rates: Rates | None) -> speed.Speed | None:
+def speed_of(one: Candidate, rates: Rates | None) -> Speed | None:
     """For a prompt of 512 tokens and what follows it, on the threads that were fastest."""
-    if rates is None or one.header is None:
+    if rates is None:
         return None
+    if one.header is None:
+        return one.speed
+    threads = rates.prefill_threads if one.generates else rates.key.cores  # encoders: a batch on each core
     try:
         return speed.predict(
             one.header,
             rates,
-            prefill_threads=rates.prefill_threads,
+            prefill_threads=threads,
             decode_threads=rates.decode_threads,
             depth=TYPICAL_PROMPT,
             prompt=TYPICAL_PROMPT,
@@ -120,10 +142,12 @@ def speed_of(one: Candidate, rates: Rates | None) -> speed.Speed | None:
         return None
 
 
-def seconds_of(one: Candidate, found: speed.Speed | None, rates: Rates | None) -> float | None:
-    """A prompt of 512 tokens and 128 of answer; for a file known by its name its matrices alone, which ranks files
-    of one model. None where nothing was measured."""
+def seconds_of(one: Candidate, found: Speed | None, rates: Rates | None) -> float | None:
+    """A prompt of 512 tokens and 128 of answer, or a token of an encoder's texts; for a file known by its name its
+    matrices alone, which ranks files of one model. None where nothing was measured."""
     if found is not None:
+        if found.decode_tps is None:  # texts come in batches
+            return 1 / found.prefill_tps
         return found.ttft_s + (ANSWER / found.decode_tps if one.generates else 0)
     if rates is None or one.header is not None or not one.types:
         return None

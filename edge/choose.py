@@ -165,6 +165,8 @@ def picked(field: Field, goal: Goal) -> tuple[Case, str]:
     """The pick for an aim, and why."""
     if len(field.cases) == 1:
         return field.cases[0], "all there is"
+    if goal.aim == BALANCED and not any(case.one.generates for case in field.cases):
+        return encoder(field)
     return {SPEED: fastest, QUALITY: best, BALANCED: balanced}[goal.aim](field)
 
 
@@ -177,7 +179,8 @@ def fastest(field: Field) -> tuple[Case, str]:
     timed = [case for case in sensible or field.possible if case.seconds is not None]
     if timed:
         pick = min(timed, key=lambda case: (case.seconds, case.one.bytes))
-        why = f"the fastest that fits, {REQUEST}{took(pick)}"
+        done = f"{REQUEST}{took(pick)}" if pick.one.generates else f"{rate(pick)} predicted"
+        why = f"the fastest that fits, {done}"
     else:
         pick = min(sensible or field.possible, key=lambda case: case.one.bytes)
         bound = (
@@ -237,6 +240,28 @@ def balanced(field: Field) -> tuple[Case, str]:
         why += f"; the fastest such, {REQUEST}{took(pick)} against {reference.seconds:.2f} s"
     unknown = reference.kld is None or (pick.kld is None and not pick.one.is_source)
     return pick, f"{why}; {not_measured(pick)}" if unknown else why
+
+
+def encoder(field: Field) -> tuple[Case, str]:
+    """The fastest that keeps labels, whichever backend: neither is always the faster."""
+    kept = [case for case in field.possible if case.one.keeps_labels]
+    timed = [case for case in kept or field.possible if case.seconds is not None]
+    bound = "of the levels that keep labels" if kept else "though its labels may differ"
+    if not timed:
+        pick = min(kept or field.possible, key=lambda case: case.one.bytes)
+        return pick, f"the smallest {bound}, as no speed is known; {said(pick)}"
+    pick = min(timed, key=lambda case: (case.seconds, case.one.bytes))
+    others = [case for case in timed if case.one.is_onnx != pick.one.is_onnx]
+    why = f"the fastest {bound}, {rate(pick)} predicted"
+    if others:
+        second = min(others, key=lambda case: (case.seconds, case.one.bytes))
+        why += f" against {rate(second)} of {second.one.level}, the other backend's fastest"
+    return pick, f"{why}; {said(pick)}"
+
+
+def rate(case: Case) -> str:
+    """Tokens a second of an encoder's texts."""
+    return f"{case.speed.prefill_tps:,.0f} t/s" if case.speed else "unknown"
 
 
 def reference_of(field: Field) -> Case | None:
@@ -300,6 +325,12 @@ def behind(case: Case, pick: Case, field: Field, goal: Goal) -> str:
         if case.seconds is not None:
             return "slower"
         return "larger, and no speed is known" if case.one.bytes > pick.one.bytes else "no speed is known"
+    if goal.aim == BALANCED and not pick.one.generates:
+        if not case.one.keeps_labels:
+            return "its labels may differ"
+        if case.seconds is None:
+            return "larger, and no speed is known" if case.one.bytes > pick.one.bytes else "no speed is known"
+        return "slower than the pick"
     if goal.aim == BALANCED and reference is not None:
         if case.one.bytes > reference.one.bytes:
             return f"larger than {REFERENCE}"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from edge import kv as kept
+from edge import onnx_speed, store, tuned
 from edge import rates as measured
 from edge import speed as speeds
-from edge import store, tuned
 from edge.artifact import Artifact, is_onnx, of_gguf, of_onnx
 from edge.budget import Room, fit_context
 from edge.errors import DoesNotFit, RequestError
@@ -47,8 +47,8 @@ class Plan:
     kv, flash     type of keys and values; flash attention, where None leaves it to llama.cpp
     row_multiple  by how many rows a step must go so that a row's sums are the same in all
     mmap          the file's pages are mapped; else it is read, which leaves less where most of it is rearranged
-    speed         predicted for a prompt of 512 tokens and what follows it, `parallel` conversations decoding at a time;
-                  None where nothing was measured to predict it from
+    speed         predicted for a prompt of 512 tokens and what follows it, `parallel` conversations decoding at a time,
+                  or for an encoder's texts of 128 tokens in batches; None where nothing was measured to predict it from
     speed_reason  what the prediction goes by, or why there is none
     nearest       in words, what would fit when this does not; empty otherwise
     advice        settings by the names of `edge.Sampling`, and a `system` prompt, with which it is known to do best
@@ -128,7 +128,7 @@ def plan(
     machine = on or host()
     found = of_onnx(model) if is_onnx(model) else of_gguf(model, machine, mmap)
     on_cpu = found.chosen.backend.endswith("-cpu")
-    usual = found.chosen.backend == "llama.cpp-cpu"
+    usual = found.chosen.backend == "llama.cpp-cpu" and not found.encodes
     kept_for_it = tuned.load(machine, model.path) if usual else None
     rates = measured.load(machine) if usual else None
     use, threads_reason = choose_threads(machine, threads, kept_for_it, rates)
@@ -253,23 +253,28 @@ def predicted(
     found: Artifact, machine: Host, use: Threads, context: int, parallel: int
 ) -> tuple[Speed | None, str]:
     """The speed of a prompt and of the tokens after it, and what that goes by or why it is not known."""
-    if found.header is None or not found.chosen.backend.endswith("-cpu"):
+    if not found.chosen.backend.endswith("-cpu"):
         return None, f"speed is not predicted for {found.chosen.backend}"
     rates = measured.load(machine)
     if rates is None:
         return None, measured.why_none(machine)
     prompt = min(TYPICAL_PROMPT, context)
-    speed = speeds.predict(
-        found.header,
-        rates,
-        prefill_threads=use.prefill,
-        decode_threads=use.decode,
-        depth=prompt,
-        prompt=prompt,
-        rows=parallel,
-    )
+    speed: Speed | None = None
+    why = "a part of this model was not measured: a type of its tensors, or recurrent layers"
+    if found.folder is not None:
+        speed, why = onnx_speed.predict(found.folder, rates, threads=use.prefill, depth=prompt, prompt=prompt)
+    elif found.header is not None:
+        speed = speeds.predict(
+            found.header,
+            rates,
+            prefill_threads=use.prefill,
+            decode_threads=use.decode,
+            depth=prompt,
+            prompt=prompt,
+            rows=parallel,
+        )
     if speed is None:
-        return None, "a part of this model was not measured: a type of its tensors, or recurrent layers"
+        return None, f"speed is not predicted: {why}"
     when = date.fromtimestamp(rates.measured_at).isoformat()
     marks = f", which is weak evidence: {', '.join(rates.marks)}" if rates.marks else ""
     return speed, f"by what was measured of this host on {when}{marks}"

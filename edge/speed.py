@@ -9,21 +9,33 @@ A step of some rows takes the sum of
 
 and what only one step in all has: the graph's start. Source: llama.cpp src/models/llama.cpp and src/llama-graph.cpp for
 which tensor is multiplied with which rows.
+
+An encoder's texts go in batches, one a thread: every row through every matrix, and attention over the square of a
+batch, whichever text is whose.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from edge.gguf_header import Header, Tensor
-from edge.memory import BATCH, head_sizes, layer_cells, pad
+from edge.memory import BATCH, has_cache, head_sizes, layer_cells, pad
 from edge.rates import Kernel, Rates
 
 # Looked up by token or kept for another use, never multiplied by a whole matrix
-LOOKED_UP = ("token_embd.weight", "per_layer_token_embd.weight", "position_embd.weight", "rope_freqs.weight")
+LOOKED_UP = (
+    *("token_embd.weight", "per_layer_token_embd.weight", "position_embd.weight", "token_types.weight"),
+    "rope_freqs.weight",
+)
+ONCE = (
+    "cls.weight",
+    "cls.output.weight",
+)  # an encoder's head: multiplied once a text, which is next to nothing
+TEXT = 128  # tokens of an encoder's text
+ENCODER_BATCH = 256  # tokens (edge/engine/encoder.py)
 HALF = 0.5
 
 
@@ -31,8 +43,9 @@ HALF = 0.5
 class Speed:
     """What is predicted, and how far it is from the physical limit.
 
-    prefill_tps, decode_tps      tokens a second; decode at the asked depth, all its sequences together
-    ttft_s                       seconds until the first token of a prompt of `prompt_tokens`
+    prefill_tps, decode_tps      tokens a second; decode at the asked depth, all its sequences together. An encoder's
+                                 prefill are texts of `prompt_tokens` in batches, and its decode is None
+    ttft_s                       seconds until the first token of a prompt of `prompt_tokens`, or a text's encoding
     prefill_bound, decode_bound  "bandwidth" where reading the weights once at the measured bandwidth is the larger part
                                  of a step, else "arithmetic"
     prefill_fraction             of the best arithmetic rate that any type reaches here
@@ -40,13 +53,21 @@ class Speed:
     """
 
     prefill_tps: float
-    decode_tps: float
+    decode_tps: float | None
     ttft_s: float
     prompt_tokens: int
     prefill_bound: str
     decode_bound: str
     prefill_fraction: float
-    decode_fraction: float
+    decode_fraction: float | None
+
+
+@dataclass(frozen=True)
+class Work:
+    """Seconds that an encoder's row would take at the best arithmetic, and its weights to be read once."""
+
+    row: float
+    read: float
 
 
 def predict(
@@ -62,6 +83,7 @@ def predict(
     """The speed of a model on the host that was measured, or None where a part of it was not: a type of tensor, or
     recurrent layers.
 
+    prefill_threads   of an encoder, as many batches side by side
     depth   tokens that are known before the one that is decoded
     prompt  tokens of the prompt
     rows    sequences decoded at a time, each at that depth
@@ -71,8 +93,11 @@ def predict(
     if header.get("{arch}.ssm.state_size", int, 0) or header.get("{arch}.wkv.head_size", int, 0):
         return None
     types = {kernel.type for kernel in rates.kernels}
-    if not all(tensor.type in types for tensor, _ in matrices(header)):
+    multiplied = [tensor.type for tensor, _ in matrices(header)]
+    if not multiplied or not types.issuperset(multiplied):
         return None
+    if not has_cache(header):
+        return encoder(header, rates, prefill_threads)
     prefill = prompt_seconds(header, rates, prefill_threads, prompt)
     step = step_seconds(header, rates, decode_threads, rows, (depth,) * rows, outputs=rows)
     read = sum(tensor.bytes * share for tensor, share in matrices(header)) / rates.peak_bandwidth
@@ -91,6 +116,36 @@ def predict(
         decode_bound=bound(read, step),
         prefill_fraction=work / rates.peak_arithmetic / prefill,
         decode_fraction=read / step,
+    )
+
+
+def encoder(header: Header, rates: Rates, workers: int) -> Speed:
+    """Texts side by side, each batch on one thread."""
+
+    def seconds(texts: int, tokens: int) -> float:
+        rows = texts * tokens
+        return step_seconds(header, rates, 1, rows, (pad(rows) - 1,) * rows, outputs=0)
+
+    weights = sum(tensor.elements * share for tensor, share in matrices(header))
+    read = sum(tensor.bytes * share for tensor, share in matrices(header)) / rates.peak_bandwidth
+    work = Work(2 * weights / rates.peak_arithmetic, read)
+    return encoding(seconds, work, header.get("{arch}.context_length", int, TEXT), ENCODER_BATCH, workers)
+
+
+def encoding(seconds: Callable[[int, int], float], work: Work, most: int, batch: int, workers: int) -> Speed:
+    """The speed of an encoder, where so many texts of so many tokens take `seconds`; it reads `most` tokens of one."""
+    tokens = max(1, min(TEXT, most))
+    texts = max(1, batch // tokens)
+    taken = seconds(texts, tokens)
+    return Speed(
+        prefill_tps=workers * texts * tokens / taken,
+        decode_tps=None,
+        ttft_s=seconds(1, tokens),
+        prompt_tokens=tokens,
+        prefill_bound=bound(work.read, taken),
+        decode_bound="",
+        prefill_fraction=workers * texts * tokens * work.row / taken,
+        decode_fraction=None,
     )
 
 
@@ -128,11 +183,11 @@ def step_seconds(
 def matrices(header: Header) -> Iterator[tuple[Tensor, float]]:
     """Each tensor that is multiplied with activations, and the share of it that a token takes: of a mixture's
     experts, those in use."""
-    tied = not any(tensor.name == "output.weight" for tensor in header.tensors)
+    tied = has_cache(header) and not any(tensor.name == "output.weight" for tensor in header.tensors)
     experts = header.get("{arch}.expert_count", int, 0)
     used = header.get("{arch}.expert_used_count", int, 0)
     for tensor in header.tensors:
-        if len(tensor.shape) < 2 or min(tensor.shape[:2]) == 1:
+        if len(tensor.shape) < 2 or min(tensor.shape[:2]) == 1 or tensor.name in ONCE:
             continue
         if tensor.name in LOOKED_UP and not (tied and tensor.name == "token_embd.weight"):
             continue
@@ -142,6 +197,8 @@ def matrices(header: Header) -> Iterator[tuple[Tensor, float]]:
 def of_outputs(header: Header, tensor: Tensor) -> bool:
     """Whether it is multiplied only with the rows whose logits are wanted: llama.cpp drops the others before the last
     feed-forward."""
+    if not has_cache(header):
+        return False
     head = tensor.name in ("output.weight", "token_embd.weight")
     return head or tensor.name.startswith(f"blk.{header.layers - 1}.ffn_")
 

@@ -11,6 +11,7 @@ from edge.evidence import Quality
 from edge.gguf_header import TYPES, Header, Tensor
 from edge.goals import Goal, goal_of
 from edge.rates import Attention, Bandwidth, Kernel, Key, Layer, Rates, Scaling
+from edge.speed import Speed
 
 MIB = 1 << 20
 BITS = {name: 8 * size / elements for name, elements, size in TYPES.values()}
@@ -388,3 +389,48 @@ def test_goals_are_read():
 def test_goals_that_make_no_sense_are_refused(goals, says):
     with pytest.raises(RequestError, match=says):
         goal_of(goals)
+
+
+def encoders():
+    """A GGUF level each that keeps labels and that may not, and ONNX with the speeds given."""
+
+    def graph(level, tps):
+        speed = Speed(tps, None, 0.1, 128, "arithmetic", "", 0.5, None)
+        return Candidate(f"m-{level}", f"onnx {level}", MIB, MIB, HERE, generates=False, speed=speed)
+
+    metadata = {key.replace("llama", "bert"): value for key, value in F16.header.metadata.items()}
+    metadata["general.architecture"] = "bert"
+    files = [
+        replace(one, generates=False, qualities=(), header=replace(one.header, metadata=metadata))
+        for one in (F16, Q8_0, Q4_0)
+    ]
+    return files, graph
+
+
+@pytest.mark.parametrize(("tps", "best"), [(1.0, "m-F16.gguf"), (1e9, "m-int8")])
+def test_of_an_encoder_the_fastest_that_keeps_labels_is_taken_whichever_backend_runs_it(tps, best):
+    files, graph = encoders()
+    found = pick([*files, graph("int8", tps), graph("int4", 2 * tps)])
+    assert found.pick == best
+    assert "of the levels that keep labels" in found.reason
+    other = "onnx int8" if best.endswith("gguf") else "F16"
+    assert f"of {other}, the other backend's fastest" in found.reason
+    rows = {row.level: row for row in found.rows}
+    assert rows["onnx int8"].prefill_tps == tps
+    assert all(row.decode_tps is row.kld_mean is None for row in found.rows)
+    assert "its labels may differ" in rows["onnx int4"].reason
+    assert "its labels may differ" in rows["Q4_0"].reason
+    assert "slower than the pick" in rows["Q8_0"].reason
+
+
+def test_an_encoder_on_a_host_that_was_not_measured_is_the_smallest_that_keeps_labels():
+    files, graph = encoders()
+    found = pick([*files, replace(graph("int8", 1.0), bytes=1)], rates=None)
+    assert found.pick == "m-int8"
+    assert "as no speed is known" in found.reason
+
+
+def test_speeds_of_onnx_are_no_evidence_either_where_the_measurement_is_none():
+    _, graph = encoders()
+    found = pick([graph("int8", 1.0)], rates=rates(("busy",)))
+    assert found.rows[0].prefill_tps is None

@@ -9,6 +9,7 @@ from tiny import tiny_llama
 
 from edge import rates
 from edge.cli import run
+from edge.convert.onnx.levels import LEVELS
 from edge.convert.quantize import levels
 from edge.machine import host
 
@@ -152,3 +153,60 @@ def test_what_does_not_fit_is_shown_all_the_same(source, capsys):
 def test_a_goal_without_all_is_refused(source, capsys):
     assert run(["plan", source, "--goal", "speed"]) == 2
     assert "give --all" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return str(tiny_checkpoints.write("bert", tmp_path_factory.mktemp("encoder") / "model"))
+
+
+def onnx_measured():
+    """Rates of ONNX Runtime by which int8 takes a tenth of fp32's time, and both little."""
+    kernels = tuple(
+        rates.Kernel(level, 768, 1, rows, rows * seconds, 8.0, 0.0)
+        for level, seconds in (("fp32", 1e-12), ("int8", 1e-13))
+        for rows in (1, 128)
+    )
+    names = ("add", "gelu", "norm", "round", "score", "look", "node")
+    return {"onnx": kernels, "onnx_parts": tuple(rates.Part(name, 1e-15) for name in names)}
+
+
+def test_an_encoder_has_rows_of_both_backends_and_decodes_nothing(encoder, capsys):
+    measure(**onnx_measured())
+    found = planned(capsys, encoder)
+    rows = {row["level"]: row for row in found["rows"]}
+    assert {level.lower() for level in rows} == {*levels(), *(f"onnx {level}" for level in LEVELS)}
+    assert all(row["decode_tps"] is row["kld_mean"] is None for row in found["rows"])
+    assert found["pick"] == "model-int8"
+    assert "the other backend's fastest" in found["reason"]
+    assert rows["onnx int8"]["prefill_tps"] > rows["onnx fp32"]["prefill_tps"] > rows["Q8_0"]["prefill_tps"]
+    assert rows["onnx int8w"]["prefill_tps"] is None
+    assert "not measured at int8w" in rows["onnx int8w"]["reason"]
+
+
+def test_the_sizes_of_onnx_levels_are_those_of_the_folders_that_are_written(encoder, tmp_path, capsys):
+    before = {row["level"]: row for row in planned(capsys, encoder)["rows"]}
+    assert run(["convert", encoder, "--to", "onnx", "--level", "int8", "--out", "."]) == 0
+    capsys.readouterr()
+    after = {row["level"]: row for row in planned(capsys, encoder)["rows"]}
+    assert before["onnx int8"]["reason"].startswith("to make")
+    assert after["onnx int8"]["reason"].startswith("here")
+    assert 0 < before["onnx int8"]["bytes"] <= after["onnx int8"]["bytes"]
+
+
+def test_the_plan_of_an_onnx_encoder_tells_its_texts_and_no_decode(encoder, capsys):
+    assert run(["convert", encoder, "--to", "onnx", "--level", "int8", "--out", "."]) == 0
+    measure(**onnx_measured())
+    capsys.readouterr()
+    assert run(["plan", "model-int8"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("texts") and "t/s of" in line for line in lines)
+    assert not any(line.startswith("decode") for line in lines)
+
+
+def test_convert_for_host_says_how_to_make_the_onnx_folder_that_it_would_pick(encoder, capsys):
+    measure(**onnx_measured())
+    assert run(["convert", encoder, "--for-host", "--out", "."]) == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert "the pick is onnx int8" in err
+    assert "--to onnx --level int8" in err

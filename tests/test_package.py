@@ -34,6 +34,7 @@ LAYERS = [
     {"edge.choose", "edge.candidate", "edge.hub_choice"},
     {"edge.planner"},
     {"edge.budget"},
+    {"edge.onnx_speed"},
     {"edge.kv", "edge.speed", "edge.artifact"},
     {
         "edge.machine",

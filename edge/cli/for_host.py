@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 import click
@@ -15,7 +16,7 @@ def level_for_host(source: str, goals: Sequence[str], name: str | None, calibrat
 
     Raises as `edge plan --all`, DoesNotFit where nothing fits.
     """
-    from edge.candidate import HERE
+    from edge.candidate import HERE, ONNX
     from edge.convert.choices import choices
     from edge.goals import goal_of
 
@@ -25,6 +26,12 @@ def level_for_host(source: str, goals: Sequence[str], name: str | None, calibrat
     if pick.where == HERE:
         lines.append(f"nothing to make: {pick.artifact} is here")
     click.echo(printable("\n".join(lines)), err=True)
+    if pick.where != HERE and pick.is_onnx:
+        level = pick.level.removeprefix(ONNX).strip()
+        raise RequestError(
+            f"the pick is {pick.level}, and this writes GGUF",
+            hint=f"run `edge convert {shlex.quote(source)} --to onnx --level {level}`, or leave --for-host out",
+        )
     return None if pick.where == HERE else pick.level.lower()
 
 

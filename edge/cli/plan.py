@@ -121,12 +121,19 @@ def speeds(decided: Plan) -> list[tuple[str, str]]:
     if speed is None:
         return [("speed", decided.speed_reason)]
     together = f", {decided.parallel} conversations together" if decided.parallel > 1 else ""
+    reached = f"{speed.prefill_fraction:.0%} of the arithmetic this host's best kernel does"
+    limit = f"bound by {speed.prefill_bound}: {reached}"
+    if speed.decode_tps is None:
+        return [
+            (
+                "texts",
+                f"{speed.prefill_tps:,.0f} t/s of {speed.prompt_tokens} tokens each in batches, {limit}",
+            ),
+            ("one text", f"{1000 * speed.ttft_s:.1f} ms"),
+            ("predicted", decided.speed_reason),
+        ]
     return [
-        (
-            "prefill",
-            f"{speed.prefill_tps:,.0f} t/s, bound by {speed.prefill_bound}: {speed.prefill_fraction:.0%} of the "
-            "arithmetic this host's best kernel does",
-        ),
+        ("prefill", f"{speed.prefill_tps:,.0f} t/s, {limit}"),
         (
             "decode",
             f"{speed.decode_tps:,.0f} t/s{together}, bound by {speed.decode_bound}: {speed.decode_fraction:.0%} of "

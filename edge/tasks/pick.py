@@ -23,6 +23,7 @@ from statistics import median
 from time import perf_counter, process_time
 from typing import Any
 
+from edge.candidate import FAITHFUL
 from edge.engine.encoder import GgufEncoder
 from edge.errors import EngineError, RequestError
 from edge.home import picks_file
@@ -34,11 +35,6 @@ from edge.tasks.artifacts import Artifact
 from edge.tasks.encoder import Encoder, Tokens
 from edge.tasks.stream import batches
 
-FAITHFUL = (
-    *("fp32", "fp16", "int8", "int8w"),
-    *("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0"),
-    "",  # a file made elsewhere that does not say it
-)
 TEXTS, TOKENS, CHARACTERS = 64, 768, 4096  # of a sample, and of a text of it
 ROUNDS, LEAST, SECONDS = 7, 3, 1.0  # one round suffices where it takes that long
 FAR = 1.5  # times as long as the fastest: not timed again
