@@ -14,6 +14,7 @@ import json
 import os
 import random
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
@@ -53,7 +54,7 @@ def open_xllamacpp(path: str, threads: int, context: int) -> tuple[Stream, int]:
         while (piece := pieces.get()) is not None:
             event = json.loads(piece) if isinstance(piece, str) else piece
             if "choices" not in event:
-                raise SystemExit(f"xllamacpp refuses: {json.dumps(event)[:200]}")
+                raise RuntimeError(f"xllamacpp refuses: {json.dumps(event)[:200]}")
             # A piece may hold the bytes of several tokens; the last one says how many there were
             count = event["usage"]["completion_tokens"] if event.get("usage") else count + 1
             yield count
@@ -183,8 +184,13 @@ def results_alone() -> TextIO:
 
 def main() -> None:
     runtime, *words = sys.argv[1:]
-    answer_orders(RUNTIMES[runtime], words, results_alone(), peak_rss_bytes)
-    os._exit(0)  # some runtimes' threads do not end with the interpreter
+    code = 1
+    try:
+        answer_orders(RUNTIMES[runtime], words, results_alone(), peak_rss_bytes)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    os._exit(code)  # some runtimes' threads do not end with the interpreter
 
 
 if __name__ == "__main__":

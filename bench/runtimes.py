@@ -16,6 +16,7 @@ from edge.planner import Plan
 
 from . import peer_work
 from .child import python_m
+from .llama_bench import program
 
 OURS, LLAMA_BENCH = "edge", "llama-bench"
 
@@ -99,7 +100,8 @@ def python_of(name: str, peer: Peer) -> str:
 
 
 def check(peers: Sequence[Versus], decided: Plan) -> None:
-    """Raise RequestError for a peer that reads GGUF alone where the model is none, or that is named twice."""
+    """Raise RequestError for a peer that reads GGUF alone where the model is none, or that is named twice, EngineError
+    for one that is not here."""
     names = [peer.name for peer in peers]
     if len(set(names)) < len(names):
         raise RequestError("a peer is named twice", hint="name each once")
@@ -108,3 +110,5 @@ def check(peers: Sequence[Versus], decided: Plan) -> None:
             raise RequestError(
                 f"{name} reads GGUF files, and {decided.artifact} is none", hint="measure its GGUF file"
             )
+    for peer in peers:
+        program(LLAMA_BENCH) if peer.name == LLAMA_BENCH else command(peer, decided)

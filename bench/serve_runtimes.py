@@ -42,7 +42,7 @@ class Ours:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             self._read()
-        except EngineError:
+        except BaseException:
             self.close()
             raise
 

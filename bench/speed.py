@@ -171,7 +171,7 @@ class Worker:
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             self._read()
-        except EngineError:
+        except BaseException:
             self.__exit__()
             raise
 

@@ -8,7 +8,7 @@ from tiny import tiny_llama
 
 from edge.bench.llama_bench import program
 from edge.bench.speed import Speed, Spread, ratios, speed, spread_of, summary
-from edge.bench.startup import startup, timed
+from edge.bench.startup import timed
 from edge.cli import run
 from edge.errors import EngineError
 
@@ -18,7 +18,7 @@ def model(tmp_path_factory):
     return str(tiny_llama(tmp_path_factory.mktemp("tiny") / "tiny.gguf", ctx=2048))
 
 
-def test_speed_beside_llama_cpp_python(model, capsys):
+def test_speed_beside_llama_cpp_python(model, capsys, one_core):
     assert run(["bench", "speed", model, "--vs", "llama-cpp-python", "--repetitions", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     ours, peer = report["rows"]
@@ -58,11 +58,6 @@ def test_a_timed_command_has_its_own_peak_and_its_failure_is_an_error():
     assert small[1] < 100 << 20 < 300 << 20 < large
     with pytest.raises(EngineError, match=r"exited with 1: .*ZeroDivisionError"):
         timed([sys.executable, "-c", "1/0"])
-
-
-def test_startup_times_every_process(model):
-    names = [process.name for process in startup(model, repetitions=1)]
-    assert names == ["python (empty)", "import edge", "edge --help", "edge chat"]
 
 
 def test_a_peer_that_is_not_built_says_how_to_build_it(model, monkeypatch, tmp_path):

@@ -1,12 +1,13 @@
 """The verbs of `edge bench`: their last line, their comparisons, their pictures, and what they refuse."""
 
 import json
+import subprocess
 import sys
 
 import pytest
 from tiny import tiny_llama
 
-from edge.bench import plot_course, serve_runtimes
+from edge.bench import peer_work, plot_course, serve_runtimes, speed
 from edge.bench.record import line, record
 from edge.bench.runtimes import Versus, command, versus
 from edge.bench.speed import Report, Speed, reading_seconds, summary
@@ -75,7 +76,8 @@ def test_memory_and_startup_have_the_same_form(model, capsys, monkeypatch, one_c
     assert found["rows"][0]["measured_bytes"] > 1 << 20
     monkeypatch.setattr("edge.bench.startup.startup.__kwdefaults__", {"peer": False, "repetitions": 1})
     found = json.loads(printed(capsys, "startup", model, "--json")[0])
-    assert [row["name"] for row in found["rows"]][-1] == "edge chat"
+    names = [row["name"] for row in found["rows"]]
+    assert names == ["python (empty)", "import edge", "edge --help", "edge chat"]
     assert found["rows"][0]["wall_s"]["median"] > 0
 
 
@@ -97,6 +99,26 @@ def test_a_peer_that_cannot_be_had_is_one_line(model, capsys, tmp_path, monkeypa
     assert f"EDGE_XLLAMACPP_PYTHON names {tmp_path / 'python'}, which does not run" in said
     assert "'nginx' is no server" in refused(capsys, 2, "serve", model, "--vs", "nginx")
     assert "llama_cpp.server is not here" in refused(capsys, 1, "serve", model, "--vs", "llama_cpp.server")
+
+
+def test_a_peer_that_is_not_here_is_found_before_anything_is_loaded(model, monkeypatch, tmp_path):
+    monkeypatch.setattr(speed, "Worker", lambda *_: pytest.fail("it was loaded"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("xllamacpp", "llama-bench"):
+        with pytest.raises(EngineError, match=f"{name} is not here"):
+            speed.speed(model, (name,))
+
+
+def test_a_peer_that_fails_ends_whatever_its_threads_do(tmp_path):
+    (tmp_path / "xllamacpp.py").write_text(
+        "import threading\nthreading.Thread(target=threading.Event().wait).start()\nraise OSError('no such CPU')"
+    )
+    words = [sys.executable, peer_work.__file__, "xllamacpp", "x.gguf", "1", "64"]
+    found = subprocess.run(
+        words, env={"PYTHONPATH": str(tmp_path)}, input="", capture_output=True, text=True, timeout=30
+    )
+    assert found.returncode == 1
+    assert found.stderr.splitlines()[-1] == "OSError: no such CPU"
 
 
 def test_an_environment_without_its_peer_is_an_error(model, monkeypatch, capfd):
