@@ -49,10 +49,12 @@ def prompts(count: int, seed: int) -> list[str]:
 async def asked(port: int, path: str, bodies: Sequence[Mapping[str, Any]]) -> Load:
     """POST all bodies at once to this machine and read the events of every answer.
 
-    Raises EngineError where a server answers otherwise than by a stream of events.
+    Raises EngineError where a server answers otherwise than by a stream of events, or without one token.
     """
     started, cpu = perf_counter(), process_time()
     answers = await asyncio.gather(*(ask(port, path, body, started) for body in bodies))
+    if not any(tokens for _, tokens in answers):
+        raise EngineError("a server ended its answers before their first token", hint="measure another model")
     return Load(
         seconds=perf_counter() - started,
         tokens=sum(tokens for _, tokens in answers),

@@ -107,6 +107,13 @@ def test_a_server_that_refuses_is_an_error(server):
         runtime.turn(["once"], 2)
 
 
+def test_a_server_that_ends_its_answers_at_once_is_an_error(server):
+    runtime, said = server
+    said += ['{"choices": [{"text": "", "finish_reason": "stop"}]}', "[DONE]"]
+    with pytest.raises(EngineError, match="before their first token"):
+        runtime.turn(["once", "twice"], 2)
+
+
 def test_a_server_that_does_not_start_says_its_last_words():
     command = [sys.executable, "-c", "print('first'); raise SystemExit('no such file')"]
     with pytest.raises(EngineError, match="it does not start: no such file"):
