@@ -115,7 +115,7 @@ def read(path: Path) -> OnnxFolder:
     if not beside(graph, TOKENIZER).is_file():
         raise RequestError(
             f"{folder} has no {TOKENIZER}: an ONNX model without its tokenizer reads no text",
-            hint=f"put the checkpoint's {TOKENIZER} beside {graph.name}",
+            hint=f"if it is one of texts, put its checkpoint's {TOKENIZER} beside {graph.name}",
         )
     if not beside(graph, CONFIG).is_file():
         raise RequestError(
