@@ -23,6 +23,7 @@ from edge.sizes import mib
 
 from .logits import LOGITS_BYTES, Logits
 from .perplexity import Array, Scores, cut, divergence, perplexity, score, scored
+from .runtimes import check_gguf
 from .speed import CONTEXT, DECODE_TOKENS, PREFILL_TOKENS, SHORT_PROMPT, Speed, Worker, summary
 
 REPETITIONS = 3  # counted ones, after one that warms up
@@ -85,12 +86,14 @@ def quality(
     """Measure `base` and each of `levels` on the first `chunks` chunks of a text, or on all.
 
     Raises what `plan` raises, EngineError, DoesNotFit where not even one level fits beside the base, and
-    RequestError for a text that is unreadable or too short and for a level of another vocabulary.
+    RequestError for a text that is unreadable or too short, a level of another vocabulary, and what is no GGUF file.
     """
     if ctx < SHORTEST:
         raise RequestError(f"a context of {ctx} is too short to measure", hint=f"give {SHORTEST} or more")
     words, refs = read_text(text), (base, *levels)
     plans = [plan(ref, ctx=ctx) for ref in refs]
+    for decided in plans:
+        check_gguf(decided, "edge bench quality")
     measured = [
         side_by_side([plans[0], *(plans[index] for index in group)], words, chunks, progress)
         for group in groups([decided.memory.total_bytes + LOGITS_BYTES for decided in plans], plans[0])

@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge import store
+from edge.artifact import is_onnx, of_gguf, of_onnx
 from edge.errors import EngineError, RequestError
+from edge.machine import host
 from edge.planner import Plan
 
 from . import peer_work
@@ -106,9 +109,26 @@ def check(peers: Sequence[Versus], decided: Plan) -> None:
     if len(set(names)) < len(names):
         raise RequestError("a peer is named twice", hint="name each once")
     for name in names:
-        if not PEERS[name].reads and not decided.backend.startswith("llama.cpp"):
-            raise RequestError(
-                f"{name} reads GGUF files, and {decided.artifact} is none", hint="measure its GGUF file"
-            )
+        if not PEERS[name].reads:
+            check_gguf(decided, name)
     for peer in peers:
         program(LLAMA_BENCH) if peer.name == LLAMA_BENCH else command(peer, decided)
+
+
+def check_gguf(decided: Plan, reader: str) -> None:
+    """Raise RequestError for a model that is no GGUF file, which `reader` cannot read."""
+    if not decided.backend.startswith("llama.cpp"):
+        raise RequestError(
+            f"{reader} reads GGUF files, and {decided.artifact} is none", hint="measure its GGUF file"
+        )
+
+
+def check_writes(decided: Plan) -> None:
+    """Raise RequestError for a model that continues no text: llama.cpp ends the process that asks it to."""
+    model = store.resolve(str(decided.path))
+    found = of_onnx(model) if is_onnx(model) else of_gguf(model, host())
+    if found.encodes or found.refusals:
+        raise RequestError(
+            f"{decided.artifact} continues no text, whose speed is measured",
+            hint="`edge list` names models that do",
+        )

@@ -28,6 +28,7 @@ from edge.errors import EdgeError
 from edge.planner import Plan, plan
 
 from .record import Row, Spread, spread_of
+from .runtimes import check_gguf, check_writes
 from .serve_load import Load, prompts
 from .serve_runtimes import ONE_AT_A_TIME, PEERS, Ours, Runtime
 
@@ -78,13 +79,17 @@ def serve(
 ) -> Report:
     """Measure `ref` here and through each of `peers`, names of `PEERS`.
 
-    Raises what `plan` raises, DoesNotFit, EngineError where a peer is missing or fails.
+    Raises what `plan` raises, DoesNotFit, RequestError for a model that continues no text or that a peer cannot read,
+    EngineError where a peer is missing or fails.
     """
     until = time.monotonic() + 60 * minutes
     plans = {
         count: plan(ref, ctx=ROOM + tokens, threads=threads, parallel=count).require_fit()
         for count in sequences
     }
+    check_writes(plans[sequences[0]])
+    for peer in peers:
+        check_gguf(plans[sequences[0]], peer)
     with ExitStack() as stack:
         runtimes: dict[tuple[int, str], Runtime] = {}
         for count, decided in plans.items():

@@ -29,7 +29,7 @@ from edge.speed import matrices
 from .llama_bench import llama_bench
 from .record import Spread as Spread  # what the other benchmarks take from here
 from .record import spread_of as spread_of
-from .runtimes import LLAMA_BENCH, OURS, PEERS, Versus, check, command, versus
+from .runtimes import LLAMA_BENCH, OURS, PEERS, Versus, check, check_writes, command, versus
 
 PREFILL_TOKENS, DECODE_TOKENS, SHORT_PROMPT = 512, 128, 8
 CONTEXT = 1024
@@ -74,9 +74,11 @@ class Report:
 
 
 def planned(ref: str, peers: Sequence[Versus], *, threads: int | None) -> Plan:
-    """The plan that a measurement goes by. Raises what `plan` raises, DoesNotFit, RequestError for a model with too
-    short a context or a peer that cannot read it."""
+    """The plan that a measurement goes by. Raises what `plan` raises, DoesNotFit, RequestError for a model that
+    continues no text or has too short a context, and for a peer that cannot read it, EngineError for one that is not
+    here."""
     decided = plan(ref, threads=threads)
+    check_writes(decided)
     if decided.context > CONTEXT:
         decided = plan(ref, ctx=CONTEXT, threads=threads)
     if decided.context < PREFILL_TOKENS + DECODE_TOKENS:

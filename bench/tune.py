@@ -33,6 +33,7 @@ from edge.tuned import SMALLEST, Finding, Option, Tuned
 
 from .lookup import Counts, guesses
 from .lookup_prompts import COAST
+from .runtimes import check_writes
 
 CONTEXT = 1024  # tokens, unless another is asked for
 LEAST, MOST = 3, 7  # rounds before something is left out, and in all
@@ -128,6 +129,7 @@ def planned(ref: str, ctx: int | None) -> Plan:
     if ctx is None and decided.context > CONTEXT:
         decided = plan(ref, ctx=CONTEXT)
     decided.require_fit()
+    check_writes(decided)
     if not decided.backend.endswith("-cpu"):
         raise RequestError(f"{ref} runs on {decided.backend}", hint="only settings of the CPU are tuned")
     if decided.context <= SMALLEST + ANSWER:

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from tiny import tiny_llama
+from tiny_encoders import as_gguf, as_onnx
 
 from edge.bench import peer_work, plot_course, serve_runtimes, speed
 from edge.bench.record import line, record
@@ -79,6 +80,25 @@ def test_memory_and_startup_have_the_same_form(model, capsys, monkeypatch, one_c
     names = [row["name"] for row in found["rows"]]
     assert names == ["python (empty)", "import edge", "edge --help", "edge chat"]
     assert found["rows"][0]["wall_s"]["median"] > 0
+
+
+@pytest.mark.parametrize("form", [as_gguf, as_onnx])
+def test_a_model_that_continues_no_text_is_refused(form, capsys):
+    model = form("bert")
+    for verb in ("speed", "serve", "tune"):
+        said = refused(capsys, 2, verb, model)
+        assert "continues no text" in said or "is ONNX, which has none of these settings" in said
+
+
+def test_what_reads_gguf_alone_refuses_onnx(capsys, tmp_path, monkeypatch, one_core):
+    model = str(as_onnx("llama"))
+    monkeypatch.setenv("EDGE_PEERS", str(tmp_path))
+    (tmp_path / "llama-server").touch(mode=0o755)
+    said = refused(capsys, 2, "serve", model, "--vs", "llama-server", "--tokens", "4")
+    assert "llama-server reads GGUF files" in said
+    (tmp_path / "text").write_text("words " * 99)
+    said = refused(capsys, 2, "quality", model, "--text", tmp_path / "text", "--ctx", "16")
+    assert "edge bench quality reads GGUF files" in said
 
 
 def test_a_peer_that_cannot_be_had_is_one_line(model, capsys, tmp_path, monkeypatch):

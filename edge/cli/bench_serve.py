@@ -76,20 +76,24 @@ def serve(
     """
     from edge.bench import serve as bench
     from edge.bench.record import record
+    from edge.bench.runtimes import check_writes
     from edge.bench.serve_runtimes import available, named
     from edge.engine.state_key import model_digest
     from edge.machine.power import power_state
     from edge.planner import plan
 
     decided = plan(ref, threads=threads)
+    check_writes(decided)
     work = {"model_sha256": model_digest(decided.path), "tokens": tokens}
     output.check_work(work)
     if vs:
-        peers = named(vs)
+        peers, missing = named(vs), []
+    elif not decided.backend.startswith("llama.cpp"):
+        peers, missing = [], ["the servers, which read GGUF files"]
     else:
         peers, missing = available()
-        for line in missing:
-            click.echo(f"edge: left out: {line}", err=True)
+    for line in missing:
+        click.echo(f"edge: left out: {line}", err=True)
     before = power_state()
     with ended.by_exception():
         report = bench.serve(
