@@ -43,9 +43,10 @@ def test_the_json_has_the_promised_keys(model, capsys):
     assert promised <= set(plan)
     assert all(set(other) == {"choice", "reason"} for other in plan["rejected"])
     assert set(plan["threads"]) == {"prefill", "decode"}
-    kinds = ("weights", "kv", "compute", "runtime", "total", "available")
-    assert set(plan["memory"]) == {f"{kind}_bytes" for kind in kinds}
-    assert sum(plan["memory"][f"{kind}_bytes"] for kind in kinds[:4]) == plan["memory"]["total_bytes"]
+    parts = ("weights", "repacked", "kv", "compute", "logits", "runtime")
+    kinds = (*parts, "total", "available")
+    assert set(plan["memory"]) == {"mapped", *(f"{kind}_bytes" for kind in kinds)}
+    assert sum(plan["memory"][f"{kind}_bytes"] for kind in parts) == plan["memory"]["total_bytes"]
     assert (plan["artifact"], plan["context"], plan["fits"]) == ("tiny", 256, True)
 
 

@@ -32,6 +32,9 @@ class TokenBias(click.types.StringParamType):
             self.fail(f"{value!r} is not TOKEN_ID=BIAS, such as 42=-inf", param, ctx)
 
 
+DIGITS = 4000  # as many Python reads, by default
+
+
 class Context(click.types.StringParamType):
     """A number of tokens, or "auto"; the planner checks the range."""
 
@@ -42,7 +45,7 @@ class Context(click.types.StringParamType):
         if text == "auto":
             return text
         digits = text.removeprefix("-")
-        if digits.isascii() and digits.isdigit() and len(digits) < 12:
+        if digits.isascii() and digits.isdigit() and len(digits) < DIGITS:
             return int(text)
         self.fail(f"{text!r} is not a number of tokens, and not auto", param, ctx)
 
