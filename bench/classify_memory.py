@@ -11,9 +11,9 @@ from itertools import cycle, islice
 from pathlib import Path
 from time import perf_counter
 
+from edge.child import python_m
 from edge.errors import EngineError, RequestError
 
-from .child import python_m
 from .picture import BLUE, save
 
 MIB = 1 << 20

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge.child import python_m
 from edge.errors import EngineError, RequestError
 from edge.machine import host
 
 from . import classify_work
-from .child import python_m
 from .speed import Spread, spread_of
 
 

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge.child import python_m
 from edge.errors import EdgeError, RequestError
 
-from .child import python_m
 from .speed import Spread, spread_of
 from .startup import Process, timed
 

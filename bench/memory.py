@@ -13,10 +13,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from edge.child import python_m
 from edge.errors import DoesNotFit, EngineError, RequestError
 from edge.planner import plan
 
-from .child import python_m
 from .memory_group import group
 
 PROMPT = 2048  # tokens that each conversation prefills at most

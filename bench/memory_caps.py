@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edge.child import python_m
 from edge.errors import EngineError
 from edge.memory import CELL_PADDING
 from edge.planner import plan
 from edge.sizes import parse_size
 
-from .child import python_m
 from .memory import forget, ran
 from .memory_group import group
 

@@ -21,13 +21,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from edge.child import python_m
 from edge.engine import Engine, Sampling
 from edge.engine.disk import DiskCache, listing
 from edge.engine.state_key import state_key
 from edge.errors import EngineError
 from edge.planner import plan
 
-from .child import python_m
 from .peer_work import random_prompt
 from .speed import Spread, spread_of
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from edge import store
 from edge.artifact import is_onnx, of_gguf, of_onnx
+from edge.child import python_m
 from edge.errors import EngineError, RequestError
 from edge.machine import host
 from edge.planner import Plan
 
 from . import peer_work
-from .child import python_m
 from .llama_bench import program
 
 OURS, LLAMA_BENCH = "edge", "llama-bench"

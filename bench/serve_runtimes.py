@@ -14,11 +14,11 @@ from typing import Any, Protocol
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from edge.child import python_m
 from edge.errors import EngineError, RequestError
 from edge.planner import Plan
 
 from . import peer_serve, runtimes
-from .child import python_m
 from .llama_bench import program
 from .runtimes import Peer, python_of
 from .serve_load import Load, asked

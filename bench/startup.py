@@ -8,10 +8,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.child import python_m
 from edge.errors import EngineError
 from edge.planner import plan
 
-from .child import python_m
 from .llama_bench import program
 from .speed import Spread, spread_of
 

@@ -48,6 +48,7 @@ LAYERS = [
     {
         "edge.gguf_header",
         "edge.onnx_folder",
+        "edge.child",
         "edge.home",
         "edge.kept",
         "edge.peak",

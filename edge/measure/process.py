@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edge import rates
+from edge.child import python_m
 from edge.errors import EdgeError, EngineError, StoreError
 from edge.rates import Rates
 
@@ -22,9 +23,7 @@ def run(report: Callable[[str], None], kinds: Sequence[str], seconds: float) -> 
     """Start it, pass its reports on, take its rates. The folder of its files is removed whatever happens."""
     try:
         with tempfile.TemporaryDirectory(prefix="edge-measure-", ignore_cleanup_errors=True) as folder:
-            return listen(
-                [sys.executable, "-m", "edge.measure.process", folder, str(seconds), *kinds], report
-            )
+            return listen(python_m("edge.measure.process", folder, str(seconds), *kinds), report)
     except OSError as error:
         raise StoreError(
             f"the host cannot be measured: {error.strerror}", hint="make room or set TMPDIR to another folder"

@@ -1,4 +1,4 @@
-"""Commands that run a module of this package in a process of its own."""
+"""Commands that run a module of ours in a process of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 # As `python -m`, but without the current folder on the path: a checkout's edge/ would hide the installed package.
 RUN = (
-    "import runpy, sys; sys.path[:] = filter(None, sys.path); "
+    "import sys; sys.path[:] = filter(None, sys.path); import runpy; "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 
