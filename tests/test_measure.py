@@ -116,6 +116,12 @@ def test_a_crash_of_the_measuring_process_is_an_error_here(code):
         process.listen([sys.executable, "-c", code], print)
 
 
+def test_a_measuring_process_that_hangs_is_ended(monkeypatch):
+    monkeypatch.setattr(process, "SECONDS", 0.2)
+    with pytest.raises(EngineError, match="the measurement ended with code -9"):
+        process.listen([sys.executable, "-c", "import time; time.sleep(30)"], print)
+
+
 def test_no_place_for_its_files_is_said(monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere/at/all")
     with pytest.raises(StoreError, match="cannot be measured"):
@@ -128,7 +134,7 @@ def test_the_whole_of_one_type_is_kept_and_leaves_no_file(tmp_path, monkeypatch)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "numpy.py").write_text("raise SystemExit('the wrong one')")  # whatever lies where it is called
+    (tmp_path / "numpy.py").write_text("raise SystemExit('whatever lies where it is called')")
     said = []
     found = measure(said.append, kinds=("Q4_0",), seconds=0.2)
     assert said

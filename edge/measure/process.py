@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 from edge import rates
@@ -16,7 +17,7 @@ from edge.child import python_m
 from edge.errors import EdgeError, EngineError, StoreError
 from edge.rates import Rates
 
-SECONDS = 120  # of a machine that is hopelessly busy
+SECONDS = 600  # after which it hangs: a slow board takes a minute or two
 
 
 def run(report: Callable[[str], None], kinds: Sequence[str], seconds: float) -> Rates:
@@ -34,6 +35,8 @@ def listen(command: Sequence[str], report: Callable[[str], None]) -> Rates:
     """A line of JSON at a time: a text to report, the error that ended it, or the rates."""
     found: Rates | None = None
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as child:
+        hangs = Timer(SECONDS, child.kill)
+        hangs.start()
         try:
             for line in child.stdout or ():
                 what = said(line)
@@ -43,10 +46,12 @@ def listen(command: Sequence[str], report: Callable[[str], None]) -> Rates:
                     report(what["report"])
                 elif "rates" in what:
                     found = rates.parsed(what["rates"])
-            child.wait(SECONDS)
+            child.wait()
         except BaseException:
             child.kill()
             raise
+        finally:
+            hangs.cancel()
     if found is None:
         raise EngineError(
             f"the measurement ended with code {child.returncode}",
