@@ -183,6 +183,8 @@ def test_options_that_contradict_and_lists_that_are_none(model, capsys):
         assert "is no list of different whole numbers" in refused(
             capsys, 2, "serve", model, "--sequences", text
         )
+    for option, text in (("--ctx", "0"), ("--ctx", "512,-1"), ("--parallel", "0"), ("--parallel", ",")):
+        assert f"'{text}' is not N,N" in refused(capsys, 2, "memory", model, option, text)
 
 
 def test_a_peer_runs_in_its_own_python_on_what_it_reads(model, tmp_path, monkeypatch):

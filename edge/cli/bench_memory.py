@@ -28,11 +28,14 @@ KV, MMAP = ("f16", "q8_0", "q4_0"), {"on": True, "off": False}
 
 
 def counts(_: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
-    """Numbers separated by commas."""
+    """Numbers from 1 on, separated by commas."""
     try:
-        return tuple(int(part) for part in text.split(","))
+        found = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not N,N,…", param=parameter) from None
+        found = ()
+    if min(found, default=0) < 1:
+        raise click.BadParameter(f"{text!r} is not N,N,…", param=parameter)
+    return found
 
 
 @click.command("memory")
