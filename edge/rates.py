@@ -55,7 +55,7 @@ class Kernel:
     rows      rows of activations at once: 1 decodes one sequence, many prefill
     seconds   for each weight of the matrix and all rows together
     bits      the type's bits a weight
-    spread    (highest - lowest) / median over the repetitions
+    spread    (upper - lower quartile) / median over the repetitions
     """
 
     type: str
