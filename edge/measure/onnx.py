@@ -18,7 +18,8 @@ from edge.rates import Kernel
 
 WIDTHS = (768, 3072, 768, 3072, 768)  # one matrix after the other, as wide as BERT-base's and GPT-2's
 WEIGHTS = sum(rows * columns for rows, columns in pairwise(WIDTHS))
-ROWS = (1, 128, 512)  # a step of decoding; a short prompt; a batch of texts, which shares its weights' reading
+# A step of decoding; a short prompt; a batch of texts, which shares its weights' reading
+ROWS = (1, 128, 512)
 BLOCK = 32  # weights that share a scale at int4
 SECONDS = 0.5  # a level; three of them, with what their models take to make, stay below three seconds
 OPSETS = {"": 20, "com.microsoft": 1}
