@@ -25,10 +25,14 @@ def program(name: str) -> Path:
 
 def llama_bench(plan: Plan) -> dict[str, float]:
     """One repetition of llama-bench's pp512 and tg128 on the plan's file and threads, tokens a second."""
-    command = [str(program("llama-bench")), "-m", str(plan.path), "-t", str(plan.threads.decode)]
-    command += ["-p", "512", "-n", "128", "-r", "1", "-o", "json"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    prefill = ran(plan, plan.threads.prefill, "-p", "512", "-n", "0")
+    decode = ran(plan, plan.threads.decode, "-p", "0", "-n", "128")
+    return {"prefill_tps": prefill, "decode_tps": decode}
+
+
+def ran(plan: Plan, threads: int, *work: str) -> float:
+    command = [str(program("llama-bench")), "-m", str(plan.path), "-t", str(threads), *work]
+    done = subprocess.run([*command, "-r", "1", "-o", "json"], check=False, capture_output=True, text=True)
     if done.returncode:
         raise EngineError(f"llama-bench failed: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
-    rates = {bool(row["n_prompt"]): row["avg_ts"] for row in json.loads(done.stdout)}
-    return {"prefill_tps": rates[True], "decode_tps": rates[False]}
+    return float(json.loads(done.stdout)[0]["avg_ts"])

@@ -1,11 +1,12 @@
 """The work of `edge.bench.work` in another runtime's environment, where edge is not installed.
 
-    PYTHON bench/peer_work.py xllamacpp FILE.gguf THREADS CONTEXT
-    PYTHON bench/peer_work.py torch CHECKPOINT THREADS CONTEXT
-    PYTHON bench/peer_work.py onnxruntime-genai FOLDER THREADS CONTEXT
+    PYTHON bench/peer_work.py xllamacpp FILE.gguf PREFILL_THREADS DECODE_THREADS CONTEXT
+    PYTHON bench/peer_work.py torch CHECKPOINT PREFILL_THREADS DECODE_THREADS CONTEXT
+    PYTHON bench/peer_work.py onnxruntime-genai FOLDER PREFILL_THREADS DECODE_THREADS CONTEXT
 
 Runs as a script, with nothing but the standard library and that runtime. Each line on stdin,
 `PROMPT_TOKENS NEW_TOKENS SEED`, is one repetition; each line on stdout its result as JSON. An empty line ends it.
+onnxruntime-genai has one number of threads, that of decoding.
 """
 
 from __future__ import annotations
@@ -18,15 +19,24 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 # (prompt ids, new tokens) → after every streamed piece, the tokens generated so far
 Stream = Callable[[Sequence[int], int], Iterator[int]]
-Open = Callable[[str, int, int], tuple[Stream, int]]
 PIECE = 16  # tokens of a decode that make one point of its course
 
 
-def open_xllamacpp(path: str, threads: int, context: int) -> tuple[Stream, int]:
+class Threads(NamedTuple):
+    """For the prompt, and for each next token."""
+
+    prefill: int
+    decode: int
+
+
+Open = Callable[[str, Threads, int], tuple[Stream, int]]  # file, threads, context
+
+
+def open_xllamacpp(path: str, threads: Threads, context: int) -> tuple[Stream, int]:
     """The server inside xllamacpp, asked without HTTP, its caches of prompts off."""
     import queue
     import threading
@@ -35,7 +45,7 @@ def open_xllamacpp(path: str, threads: int, context: int) -> tuple[Stream, int]:
 
     asked = xllamacpp.CommonParams()
     asked.model.path, asked.n_ctx, asked.n_parallel = path, context, 1
-    asked.cpuparams.n_threads = asked.cpuparams_batch.n_threads = threads
+    asked.cpuparams.n_threads, asked.cpuparams_batch.n_threads = threads.decode, threads.prefill
     asked.cache_prompt, asked.cache_ram_mib, asked.fit_params = False, 0, False
     asked.n_ctx_checkpoints, asked.verbosity = 0, -1
     server = xllamacpp.Server(asked)
@@ -70,7 +80,7 @@ def vocabulary_of_gguf(server: Any) -> int:
         return int(json.load(answer)["data"][0]["meta"]["n_vocab"])
 
 
-def open_torch(path: str, threads: int, context: int) -> tuple[Stream, int]:
+def open_torch(path: str, threads: Threads, context: int) -> tuple[Stream, int]:
     """transformers in float32 with its own cache, a token at a time, in inference mode."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch  # type: ignore[import-not-found,unused-ignore]
@@ -78,12 +88,12 @@ def open_torch(path: str, threads: int, context: int) -> tuple[Stream, int]:
     from transformers.utils import logging  # type: ignore[import-not-found,unused-ignore]
 
     logging.disable_progress_bar()
-    torch.set_num_threads(threads)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
     def stream(prompt: Sequence[int], new: int) -> Iterator[int]:
         ids, cache = torch.tensor([list(prompt)]), None
         for count in range(1, new + 1):
+            torch.set_num_threads(threads.prefill if count == 1 else threads.decode)
             with torch.inference_mode():
                 found = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
                 ids, cache = found.logits[:, -1:].argmax(-1), found.past_key_values
@@ -93,13 +103,13 @@ def open_torch(path: str, threads: int, context: int) -> tuple[Stream, int]:
     return stream, int(model.config.vocab_size)
 
 
-def open_genai(path: str, threads: int, context: int) -> tuple[Stream, int]:
+def open_genai(path: str, threads: Threads, context: int) -> tuple[Stream, int]:
     """onnxruntime-genai on a folder that its model builder made."""
     import onnxruntime_genai as genai  # type: ignore[import-not-found,unused-ignore]
 
     said = json.loads(Path(path, "genai_config.json").read_text(encoding="utf-8"))
     config = genai.Config(path)
-    options = {"intra_op_num_threads": threads, "inter_op_num_threads": 1}
+    options = {"intra_op_num_threads": threads.decode, "inter_op_num_threads": 1}
     config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
     model = genai.Model(config)
 
@@ -151,9 +161,9 @@ def random_prompt(vocab: int, length: int, seed: int) -> list[int]:
 
 def answer_orders(open_runtime: Open, words: Sequence[str], results: TextIO, peak: Callable[[], int]) -> None:
     """Load, then answer a line of stdin with a line of `results` until an empty one."""
-    path, threads, context = words
+    path, prefill, decode, context = words
     started = monotonic()
-    stream, vocab = open_runtime(path, int(threads), int(context))
+    stream, vocab = open_runtime(path, Threads(int(prefill), int(decode)), int(context))
     print(json.dumps({"load_s": monotonic() - started}), file=results, flush=True)
     for line in sys.stdin:
         if not line.strip():

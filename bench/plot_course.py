@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .picture import BLACK, COLOURS, GREY, MARKERS, canvas, plain, save
+from .runtimes import threads_of
 
 if TYPE_CHECKING:
     from .speed import Report
@@ -50,9 +51,9 @@ def draw(report: Report, path: Path) -> None:
         handles, names, frameon=False, fontsize=8, ncols=len(names), loc="upper center",
         bbox_to_anchor=(0.5, -0.13),
     )  # fmt: skip
-    decided, threads = report.plan, report.plan.threads.decode
+    decided, threads = report.plan, threads_of(report.plan)
     axes.set_title(
-        f"{decided.artifact} ({decided.level}), {threads} thread{'s' * (threads > 1)}",
+        f"{decided.artifact} ({decided.level}), {threads} thread{'s' * (threads != 1)}",
         fontsize=10,
         loc="left",
     )

@@ -83,12 +83,19 @@ def versus(text: str) -> Versus:
 
 def command(runtime: Versus, decided: Plan) -> list[str]:
     """The command of a worker process. Raises EngineError where the peer's environment is not named or not there."""
-    path, threads, context = runtime.path or decided.path, decided.threads.decode, decided.context
-    words = [runtime.name, str(path), str(threads), str(context)]
+    threads = decided.threads
+    counts = map(str, (threads.prefill, threads.decode, decided.context))
+    words = [runtime.name, str(runtime.path or decided.path), *counts]
     peer = PEERS.get(runtime.name)
     if peer is None or not peer.python:
         return python_m("edge.bench.work", *words)
     return [python_of(runtime.name, peer), peer_work.__file__, *words]
+
+
+def threads_of(decided: Plan) -> int | str:
+    """The plan's threads: their number, or both where prefill and decode have different ones."""
+    prefill, decode = decided.threads.prefill, decided.threads.decode
+    return decode if prefill == decode else f"{prefill} for prefill, {decode} for decode"
 
 
 def python_of(name: str, peer: Peer) -> str:

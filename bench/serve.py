@@ -28,7 +28,7 @@ from edge.errors import EdgeError
 from edge.planner import Plan, plan
 
 from .record import Row, Spread, spread_of
-from .runtimes import check_gguf, check_writes
+from .runtimes import check_gguf, check_writes, threads_of
 from .serve_load import Load, prompts
 from .serve_runtimes import ONE_AT_A_TIME, PEERS, Ours, Runtime
 
@@ -166,7 +166,7 @@ def lines(report: Report) -> list[str]:
         return f"{spread.median:.{digits}f} ({spread.low:.{digits}f}–{spread.high:.{digits}f})"
 
     found = [
-        f"{report.plan.artifact}, {report.plan.threads.decode} threads, {report.turns} turns",
+        f"{report.plan.artifact}, {threads_of(report.plan)} threads, {report.turns} turns",
         "",
         "| requests at once | runtime | t/s | ours is faster by | TTFT p50 ms | ours is sooner by | client, cores |",
         "| ---: | --- | ---: | ---: | ---: | ---: | ---: |",

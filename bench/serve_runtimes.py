@@ -37,7 +37,8 @@ class Ours:
     """Our engine in a child process, its answers read there."""
 
     def __init__(self, decided: Plan) -> None:
-        words = [decided.path, decided.threads.decode, decided.context, decided.parallel]
+        threads = decided.threads
+        words = [decided.path, threads.prefill, threads.decode, decided.context, decided.parallel]
         command = python_m("edge.bench.serve_work", *map(str, words))
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
@@ -122,8 +123,9 @@ class Server:
 def llama_server(decided: Plan) -> Server:
     """llama-server on the plan's file, threads, slots, context and cache types, without its caches of prompts."""
     port = free_port()
-    slots, threads = str(decided.parallel), str(decided.threads.decode)
-    command = [str(program("llama-server")), "-m", str(decided.path), "-t", threads, "-tb", threads]
+    slots, threads = str(decided.parallel), decided.threads
+    command = [str(program("llama-server")), "-m", str(decided.path)]
+    command += ["-t", str(threads.decode), "-tb", str(threads.prefill)]
     command += ["-np", slots, "-c", str(decided.context * decided.parallel), "--no-kv-unified"]
     command += ["-ctk", decided.kv, "-ctv", decided.kv, "--no-cache-prompt", "-cram", "0", "-ctxcp", "0"]
     command += ["-fa", "auto" if decided.flash is None else "on" if decided.flash else "off"]
@@ -139,7 +141,7 @@ def llama_cpp_server(decided: Plan) -> Server:
     It cannot be told to go on after an end: an answer that ends early counts as it is. Raises EngineError.
     """
     python = python_of("llama_cpp.server", LLAMA_CPP_SERVER)
-    port, threads = free_port(), str(decided.threads.decode)
+    port, threads = free_port(), decided.threads
     command = [
         python,
         "-m",
@@ -149,7 +151,8 @@ def llama_cpp_server(decided: Plan) -> Server:
         "--n_ctx",
         str(decided.context),
     ]
-    command += ["--n_threads", threads, "--n_threads_batch", threads, "--interrupt_requests", "False"]
+    command += ["--n_threads", str(threads.decode), "--n_threads_batch", str(threads.prefill)]
+    command += ["--interrupt_requests", "False"]
     command += ["--verbose", "False", "--host", "127.0.0.1", "--port", str(port)]
     body = {"stream": True, "temperature": 0}
     return Server("llama_cpp.server", command, port, "/v1/models", "/v1/completions", body)
@@ -158,7 +161,8 @@ def llama_cpp_server(decided: Plan) -> Server:
 def xllamacpp_server(decided: Plan) -> Server:
     """The server inside xllamacpp, on the plan's file, threads, slots, context and cache types. Raises EngineError."""
     port = free_port()
-    words = [decided.path, decided.threads.decode, decided.context, decided.parallel, decided.kv, port]
+    words = [decided.path, decided.threads.prefill, decided.threads.decode]
+    words += [decided.context, decided.parallel, decided.kv, port]
     python = python_of("xllamacpp", XLLAMACPP)
     body = {"stream": True, "temperature": 0, "samplers": ["temperature"], "ignore_eos": True}
     command = [python, peer_serve.__file__, *map(str, words)]

@@ -1,6 +1,6 @@
 """Our side of `edge.bench.serve`: a process that answers several prompts at once and says how long each took.
 
-    python -m edge.bench.serve_work FILE THREADS CONTEXT PARALLEL
+    python -m edge.bench.serve_work FILE PREFILL_THREADS DECODE_THREADS CONTEXT PARALLEL
 
 Each line on stdin, {"prompts": […], "tokens": N}, is one turn, and each line on stdout its `Load` as JSON. One asyncio
 loop reads all answers, as a server in Python would.
@@ -12,11 +12,12 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from time import perf_counter, process_time
 
-from edge.chat.loaded import LoadedModel, load
+from edge.chat.loaded import LoadedModel
 from edge.engine import Sampling
+from edge.planner import Threads, plan
 
 from .serve_load import Load
 
@@ -43,9 +44,10 @@ async def answered(model: LoadedModel, prompts: Sequence[str], tokens: int) -> L
 
 
 def main() -> None:
-    path, threads, context, parallel = sys.argv[1:]
-    ctx, slots = int(context), int(parallel)
-    with load(path, ctx=ctx, threads=int(threads), parallel=slots, lookup=False) as model:
+    path, *counts = sys.argv[1:]
+    prefill, decode, context, parallel = map(int, counts)
+    decided = replace(plan(path, ctx=context, parallel=parallel), threads=Threads(prefill, decode))
+    with LoadedModel(decided, lookup=False) as model:
         print(json.dumps({}), flush=True)
         for line in sys.stdin:
             order = json.loads(line)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from tiny import tiny_llama
@@ -10,12 +11,12 @@ from tiny_encoders import as_gguf, as_onnx
 
 from edge.bench import peer_work, plot_course, serve_runtimes, speed
 from edge.bench.record import line, record
-from edge.bench.runtimes import Versus, command, versus
+from edge.bench.runtimes import Versus, command, threads_of, versus
 from edge.bench.speed import Report, Speed, reading_seconds, summary
 from edge.cli import run
 from edge.errors import EngineError
 from edge.machine.power import power_state
-from edge.planner import plan
+from edge.planner import Threads, plan
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,7 @@ def test_a_peer_that_fails_ends_whatever_its_threads_do(tmp_path):
     (tmp_path / "xllamacpp.py").write_text(
         "import threading\nthreading.Thread(target=threading.Event().wait).start()\nraise OSError('no such CPU')"
     )
-    words = [sys.executable, peer_work.__file__, "xllamacpp", "x.gguf", "1", "64"]
+    words = [sys.executable, peer_work.__file__, "xllamacpp", "x.gguf", "1", "1", "64"]
     found = subprocess.run(
         words, env={"PYTHONPATH": str(tmp_path)}, input="", capture_output=True, text=True, timeout=30
     )
@@ -194,8 +195,10 @@ def test_a_peer_runs_in_its_own_python_on_what_it_reads(model, tmp_path, monkeyp
     python, script, *words = command(asked, plan(model, threads=1))
     assert python == sys.executable
     assert script.endswith("peer_work.py")
-    assert words == ["torch", str(tmp_path), "1", "1024"]
-    assert command(Versus("edge"), plan(model))[-3] == model
+    assert words == ["torch", str(tmp_path), "1", "1", "1024"]
+    decided = replace(plan(model), threads=Threads(3, 2))
+    assert command(Versus("edge"), decided)[-4:] == [model, "3", "2", "1024"]
+    assert threads_of(decided) == "3 for prefill, 2 for decode"
     monkeypatch.delenv("EDGE_TORCH_PYTHON")
     with pytest.raises(EngineError, match="torch is not here"):
         command(asked, plan(model))

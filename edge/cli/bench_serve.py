@@ -76,7 +76,7 @@ def serve(
     """
     from edge.bench import serve as bench
     from edge.bench.record import record
-    from edge.bench.runtimes import check_writes
+    from edge.bench.runtimes import check_writes, threads_of
     from edge.bench.serve_runtimes import available, named
     from edge.engine.state_key import model_digest
     from edge.machine.power import power_state
@@ -99,6 +99,6 @@ def serve(
         report = bench.serve(
             ref, sequences, peers, tokens=tokens, threads=threads, repetitions=repetitions, minutes=minutes
         )
-    settings = {"model": decided.artifact, "threads": report.plan.threads.decode, "turns": report.turns}
+    settings = {"model": decided.artifact, "threads": threads_of(report.plan), "turns": report.turns}
     made = record("serve", bench.rows(report), before=before, work=work, settings=settings)
     output.show(made, COLUMNS)

@@ -59,7 +59,7 @@ def speed(
     from edge.bench.picture import check_picture
     from edge.bench.plot_course import draw
     from edge.bench.record import record
-    from edge.bench.runtimes import versus
+    from edge.bench.runtimes import threads_of, versus
     from edge.engine.state_key import model_digest
     from edge.machine.power import power_state
 
@@ -80,7 +80,7 @@ def speed(
         rows(report),
         before=before,
         work=work,
-        settings={"model": decided.artifact, "threads": decided.threads.decode, "repetitions": repetitions},
+        settings={"model": decided.artifact, "threads": threads_of(decided), "repetitions": repetitions},
         extra={"course": report.course, "heat": report.heat, "energy": report.energy},
     )
     output.show(made, COLUMNS, notes(report))
