@@ -190,7 +190,9 @@ def test_what_cannot_be_compared_is_one_line(source, here, tmp_path):
     folder = tmp_path / "deberta"
     tiny_checkpoints.write("deberta-v2", folder)
     with pytest.raises(ConversionError, match="no GGUF form"):
-        choices(str(folder), Goal())
+        candidates(folder)
+    # what has no GGUF form is compared in its ONNX levels
+    assert all(one.level.startswith("onnx ") for one in choices(str(folder), Goal()).candidates)
 
 
 def test_an_importance_matrix_makes_its_levels_possible(source, here):
@@ -207,15 +209,15 @@ def test_of_a_source_that_is_pulled_the_name_is_the_artifact(made, here, home):
     assert replace(found.candidates[0], note="").is_source
 
 
-def test_onnx_folders_beside_it_are_rows_without_speeds(tmp_path, here):
+def test_onnx_folders_beside_it_are_rows_without_speeds_where_nothing_was_measured(tmp_path, here):
     folder = tiny_checkpoints.write("bert-classifier", tmp_path / "here" / "judge")
     to_onnx.convert(folder, ["int8"], here, prove=False)
     shutil.copytree(here / "judge-int8", here / "judge-other-int8")  # another model's
     found = choices(str(folder), Goal())
-    (one,) = [one for one in found.candidates if one.header is None]
+    (one,) = [one for one in found.candidates if one.header is None and one.where == HERE]
     assert (one.artifact, one.level, one.where) == (str(here / "judge-int8"), "onnx int8", HERE)
     (row,) = [row for row in found.choice.rows if row.level == "onnx int8"]
     assert row.prefill_tps is row.kld_mean is None
-    assert "of ONNX no speed is predicted" in row.reason
+    assert "no speed is known" in row.reason
     alone = choices(str(here / "judge-int8"), Goal()).choice
     assert (alone.pick, alone.reason) == (str(here / "judge-int8"), "all there is")
