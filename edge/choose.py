@@ -228,7 +228,13 @@ def balanced(field: Field) -> tuple[Case, str]:
         pick = min(timed, key=lambda case: (case.seconds, case.kld or 0.0, case.one.bytes))
     else:
         pick = min(good, key=lambda case: (not case.one.is_source, case is not reference))
-    if pick is reference:
+    slower = [case.one.level for case in timed if case is not pick]
+    if pick is reference and slower:
+        others = ", ".join(slower)
+        why = (
+            f"the fastest of what is no larger and no further off than {REFERENCE}: {others} too, but slower"
+        )
+    elif pick is reference:
         why = f"the {REFERENCE} that all others are compared with: none is known to be as good, as small and faster"
     elif pick.kld is not None and reference.kld is not None:
         why = f"no larger than {REFERENCE} and no further off, {pick.kld:.4g} against {reference.kld:.4g} nats a token"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,10 +43,18 @@ def write(path: Path, content: Callable[[], Any]) -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder against others that write here; the lock leaves no file and goes with the process."""
+    """Hold a folder against others that write here; the lock leaves no file and goes with the process.
+
+    Where folders cannot be locked (Windows, NFS) the last one who writes wins.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # NFS locks no folders; there the last one who writes wins
+        with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

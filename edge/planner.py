@@ -129,11 +129,11 @@ def plan(
     found = of_onnx(model) if is_onnx(model) else of_gguf(model, machine, mmap)
     on_cpu = found.chosen.backend.endswith("-cpu")
     usual = found.chosen.backend == "llama.cpp-cpu" and not found.encodes
-    kept_for_it = tuned.load(machine, model.path) if usual else None
-    rates = measured.load(machine) if usual else None
-    use, threads_reason = choose_threads(machine, threads, kept_for_it, rates)
+    rates = measured.load(machine) if on_cpu else None
+    tuned_for_it = tuned.load(machine, model.path) if usual else None
+    use, threads_reason = choose_threads(machine, threads, tuned_for_it, rates if usual else None)
     # It was found with one conversation alone; beside others a step's rows have to stay in one batch.
-    settings = kept_for_it if parallel == 1 and not scoring else None
+    settings = tuned_for_it if parallel == 1 and not scoring else None
     batch, lookup = (settings.batch, settings.lookup) if settings else (BATCH, None)
     budget = machine.memory.available_bytes
     if memory is not None:
@@ -161,7 +161,7 @@ def plan(
     cache, needed = tried[at], needs[at]
     fits = needed.total_bytes <= budget
     left_out = []
-    if ctx is None and context < found.trained:
+    if fits and ctx is None and context < found.trained:
         more = room.need(found.trained, cache).total_bytes - needed.total_bytes
         ask = f"ask for it with --ctx {found.trained}"
         left_out = [Rejected(f"context {found.trained}", f"takes {mib(more)} more; {ask}")]
@@ -173,7 +173,7 @@ def plan(
     )
 
     rows_reason = rows_reason if cache.split else ""
-    speed, speed_reason = predicted(found, machine, use, context, parallel)
+    speed, speed_reason = predicted(found, machine, rates, use, context, parallel)
     return Plan(
         artifact=model.name,
         path=model.path,
@@ -250,12 +250,11 @@ def tuned_reasons(found: Tuned | None) -> Iterator[str]:
 
 
 def predicted(
-    found: Artifact, machine: Host, use: Threads, context: int, parallel: int
+    found: Artifact, machine: Host, rates: Rates | None, use: Threads, context: int, parallel: int
 ) -> tuple[Speed | None, str]:
     """The speed of a prompt and of the tokens after it, and what that goes by or why it is not known."""
     if not found.chosen.backend.endswith("-cpu"):
         return None, f"speed is not predicted for {found.chosen.backend}"
-    rates = measured.load(machine)
     if rates is None:
         return None, measured.why_none(machine)
     prompt = min(TYPICAL_PROMPT, context)

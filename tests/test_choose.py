@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from recorded_rates import recorded_rates
 
 from edge.candidate import HERE, MAKE, PULL, Candidate, main_type, surely_as_good
 from edge.choose import NOT_MEASURED, choose
@@ -10,7 +11,7 @@ from edge.errors import DoesNotFit, RequestError
 from edge.evidence import Quality
 from edge.gguf_header import TYPES, Header, Tensor
 from edge.goals import Goal, goal_of
-from edge.rates import Attention, Bandwidth, Kernel, Key, Layer, Rates, Scaling
+from edge.rates import Kernel
 from edge.speed import Speed
 
 MIB = 1 << 20
@@ -28,26 +29,12 @@ COSTS = {
 
 
 def rates(marks=()):
-    kernels = tuple(
+    kernels = (
         Kernel(kind, 512, 1, rows, cost * 1e-9, BITS[kind], 0.01)
         for kind, costs in COSTS.items()
         for rows, cost in zip((512, 1), costs, strict=True)
     )
-    return Rates(
-        key=Key("cpu", 1, "0", "0", 1),
-        bandwidth=(Bandwidth(1, 10.0, 9.0, 11.0),),
-        kernels=kernels,
-        layers=(Layer(512, 1, 1, 1e-6), Layer(512, 1, 512, 1e-4)),
-        attention=(Attention(1, 1, 1e-12, 0.0), Attention(1, 512, 1e-12, 0.0)),
-        scaling=(Scaling(1, 1.0, 1.0),),
-        prefill_threads=1,
-        decode_threads=1,
-        step_seconds=1e-5,
-        noise=0.01,
-        measured_at=0.0,
-        seconds=1.0,
-        marks=marks,
-    )
+    return recorded_rates(kernels, marks=marks)
 
 
 def header(*types):
@@ -95,6 +82,14 @@ def pick(candidates, *goals, rates=rates(), budget=1 << 40):  # noqa: B008 - a v
 
 def unmeasured(*candidates):
     return tuple(replace(one, qualities=()) for one in candidates)
+
+
+def test_where_others_are_as_good_and_no_larger_their_pace_is_why_not():
+    fast = candidate("Q4_K_M", "IQ4_NL", "IQ4_NL", kld=0.02)
+    slow = candidate("Q4_K_S", "Q4_K", "Q4_K", kld=0.01)
+    found = pick((fast, slow))
+    assert found.pick == fast.artifact
+    assert "the fastest of what is no larger and no further off than Q4_K_M: Q4_K_S" in found.reason
 
 
 def test_balanced_is_the_fastest_that_is_no_larger_and_no_worse_than_what_everybody_takes():

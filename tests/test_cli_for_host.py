@@ -4,13 +4,14 @@ import json
 
 import pytest
 import tiny_checkpoints
+from recorded_rates import kernels_of, recorded_rates
 
 from edge.candidate import fast_types
 from edge.cli import run
 from edge.cli.for_host import types_for_host
 from edge.errors import RequestError
 from edge.machine import host
-from edge.rates import Attention, Bandwidth, Kernel, Key, Layer, Rates, Scaling, key_of, save
+from edge.rates import key_of, save
 
 WORDS = "The ferry left late, and nobody on the quay seemed to mind. " * 40
 
@@ -74,28 +75,21 @@ def test_refusals_are_one_line(source, args, code, says, capsys):
     assert err.count("\n") == 1
 
 
-def rates_of(key, marks=()):
-    """Rates by which these types take so many nanoseconds a weight, for any number of rows."""
-    costs = {"Q8_0": 6, "Q6_K": 5, "Q5_K": 9, "Q4_K": 5.5, "IQ4_NL": 2, "MXFP4": 3}
-    kernels = tuple(
-        Kernel(kind, 512, 1, rows, cost * 1e-9, 4.0, 0.0) for kind, cost in costs.items() for rows in (1, 512)
-    )
-    return Rates(
-        key, (Bandwidth(1, 1.0, 1.0, 1.0),), kernels, (Layer(512, 1, 1, 0.0),),
-        (Attention(1, 1, 0.0, 0.0),), (Scaling(1, 1.0, 1.0),), 1, 1, 0.0, 0.0, 0.0, 1.0, marks=marks,
-    )  # fmt: skip
+# Nanoseconds a weight of a type takes
+COSTS = {"Q8_0": 6, "Q6_K": 5, "Q5_K": 9, "Q4_K": 5.5, "IQ4_NL": 2, "MXFP4": 3}
+KERNELS = kernels_of({kind: cost * 1e-9 for kind, cost in COSTS.items()})
 
 
 def test_types_are_fast_where_none_of_as_many_bits_takes_less_time():
-    rates = rates_of(Key("cpu", 1, "0", "0", 1))
+    rates = recorded_rates(KERNELS)
     kinds = [kernel.type for kernel in rates.kernels if kernel.rows == 1]
     assert fast_types([*kinds, "Q2_K"], rates) == ("Q8_0", "Q6_K", "IQ4_NL")
 
 
 def test_a_squeezed_file_is_made_of_the_types_that_were_measured_to_be_fast(capsys):
-    save(rates_of(key_of(host())))
+    save(recorded_rates(KERNELS, key=key_of(host())))
     assert types_for_host() == ("Q8_0", "Q6_K", "IQ4_NL")
     assert "fast here: Q8_0, Q6_K, IQ4_NL" in capsys.readouterr().err
-    save(rates_of(key_of(host()), marks=("busy",)))
+    save(recorded_rates(KERNELS, key=key_of(host()), marks=("busy",)))
     with pytest.raises(RequestError, match="no evidence, as it was busy"):
         types_for_host()

@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 import tiny_checkpoints
+from recorded_rates import kernels_of, recorded_rates
 from tiny import tiny_llama
 
 from edge import rates
+from edge.candidate import BITS
 from edge.cli import run
 from edge.convert.onnx.levels import LEVELS
 from edge.convert.quantize import levels
@@ -29,32 +31,9 @@ def here(tmp_path, monkeypatch):
 
 def measure(**changes):
     """Keep rates of this host by which every type takes a nanosecond for as many bits as it has."""
-    machine = host()
-    threads = machine.cpu.cores
-    from edge.candidate import BITS
-
-    kernels = tuple(
-        rates.Kernel(kind, 64, threads, rows, bits * 1e-9, bits, 0.0)
-        for kind, bits in BITS.items()
-        for rows in (1, 512)
-    )
-    rates.save(
-        rates.Rates(
-            key=changes.pop("key", rates.key_of(machine)),
-            bandwidth=(rates.Bandwidth(threads, 10.0, 10.0, 10.0),),
-            kernels=kernels,
-            layers=(rates.Layer(64, threads, 1, 0.0),),
-            attention=(rates.Attention(threads, 1, 0.0, 0.0),),
-            scaling=(rates.Scaling(threads, 1.0, 1.0),),
-            prefill_threads=threads,
-            decode_threads=threads,
-            step_seconds=0.0,
-            noise=0.0,
-            measured_at=0.0,
-            seconds=1.0,
-            **changes,
-        )
-    )
+    threads, key = host().cpu.cores, changes.pop("key", rates.key_of(host()))
+    kernels = kernels_of({kind: bits * 1e-9 for kind, bits in BITS.items()}, threads)
+    rates.save(recorded_rates(kernels, threads=threads, key=key, **changes))
 
 
 def planned(capsys, *args):

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from recorded_rates import kernels_of, recorded_rates
 from tiny import tiny_llama
 
 from edge import gguf_header, rates, speed
@@ -290,30 +291,12 @@ def test_the_speed_is_predicted_from_what_was_measured_of_this_host(model, tmp_p
         None,
         "this host is not measured; run edge host --measure",
     )
-    rates.save(flat_rates(host(), seconds=1e-9, marks=("busy",)))
+    threads = host().cpu.performance_cores
+    kernels = kernels_of({"F32": 1e-9}, threads)
+    rates.save(recorded_rates(kernels, threads=threads, key=rates.key_of(host()), marks=("busy",)))
     decided = plan(model, ctx=256)
     # Nothing but the weights takes time, and each takes a nanosecond a row
     weights = sum(tensor.elements for tensor, _ in speed.matrices(gguf_header.read(Path(model))))
     assert decided.speed.decode_tps == pytest.approx(1e9 / weights)
     assert decided.speed.prompt_tokens == 256
     assert "weak evidence: busy" in decided.speed_reason
-
-
-def flat_rates(machine, *, seconds, marks=()):
-    """Rates by which each weight of F32 takes as long in a batch's rows as in one, and nothing else takes any."""
-    threads = machine.cpu.performance_cores
-    return rates.Rates(
-        key=rates.key_of(machine),
-        bandwidth=(rates.Bandwidth(threads, 10.0, 10.0, 10.0),),
-        kernels=tuple(rates.Kernel("F32", 64, threads, rows, seconds, 32.0, 0.0) for rows in (1, 512)),
-        layers=(rates.Layer(64, threads, 1, 0.0),),
-        attention=(rates.Attention(threads, 1, 0.0, 0.0),),
-        scaling=(rates.Scaling(threads, 1.0, 1.0),),
-        prefill_threads=threads,
-        decode_threads=threads,
-        step_seconds=0.0,
-        noise=0.0,
-        measured_at=0.0,
-        seconds=1.0,
-        marks=marks,
-    )
