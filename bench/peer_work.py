@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -173,6 +174,13 @@ def answer_orders(open_runtime: Open, words: Sequence[str], results: TextIO, pea
         print(json.dumps({**taken, "peak_rss_bytes": peak()}), file=results, flush=True)
 
 
+def end_quietly() -> None:
+    """Without a traceback where Ctrl-C reaches every process of a terminal, or who ordered the work is gone."""
+    for name in ("SIGINT", "SIGPIPE"):
+        if hasattr(signal, name):  # Windows has no SIGPIPE
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 def peak_rss_bytes() -> int:
     """As edge.peak, which is not to be had here."""
     status = Path("/proc/self/status")
@@ -193,6 +201,7 @@ def results_alone() -> TextIO:
 
 
 def main() -> None:
+    end_quietly()
     runtime, *words = sys.argv[1:]
     code = 1
     try:

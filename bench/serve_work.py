@@ -19,6 +19,7 @@ from edge.chat.loaded import LoadedModel
 from edge.engine import Sampling
 from edge.planner import Threads, plan
 
+from .peer_work import end_quietly
 from .serve_load import Load
 
 
@@ -44,6 +45,7 @@ async def answered(model: LoadedModel, prompts: Sequence[str], tokens: int) -> L
 
 
 def main() -> None:
+    end_quietly()
     path, *counts = sys.argv[1:]
     prefill, decode, context, parallel = map(int, counts)
     decided = replace(plan(path, ctx=context, parallel=parallel), threads=Threads(prefill, decode))

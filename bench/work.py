@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from edge.peak import peak_rss_bytes
 
-from .peer_work import Open, Stream, Threads, answer_orders, results_alone
+from .peer_work import Open, Stream, Threads, answer_orders, end_quietly, results_alone
 
 
 def open_edge(path: str, threads: Threads, context: int) -> tuple[Stream, int]:
@@ -54,6 +54,7 @@ RUNTIMES: dict[str, Open] = {"edge": open_edge, "llama-cpp-python": open_llama_c
 
 
 def main() -> None:
+    end_quietly()
     runtime, *words = sys.argv[1:]
     answer_orders(RUNTIMES[runtime], words, results_alone(), peak_rss_bytes)
 

@@ -1,6 +1,7 @@
 """The verbs of `edge bench`: their last line, their comparisons, their pictures, and what they refuse."""
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ from edge.bench import peer_work, plot_course, serve_runtimes, speed
 from edge.bench.record import line, record
 from edge.bench.runtimes import Versus, command, threads_of, versus
 from edge.bench.speed import Report, Speed, reading_seconds, summary
+from edge.child import python_m
 from edge.cli import run
 from edge.errors import EngineError
 from edge.machine.power import power_state
@@ -100,6 +102,23 @@ def test_what_reads_gguf_alone_refuses_onnx(capsys, tmp_path, monkeypatch, one_c
     (tmp_path / "text").write_text("words " * 99)
     said = refused(capsys, 2, "quality", model, "--text", tmp_path / "text", "--ctx", "16")
     assert "edge bench quality reads GGUF files" in said
+
+
+@pytest.mark.parametrize("words", [("work", "edge"), ("serve_work",)])
+def test_ctrl_c_in_the_terminal_ends_the_processes_without_a_word(model, words):
+    module, *runtime = words
+    counts = ["1", "1", "256", *(["1"] if module == "serve_work" else [])]
+    process = subprocess.Popen(
+        python_m(f"edge.bench.{module}", *runtime, model, *counts),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline()  # it is loaded
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (-signal.SIGINT, "")
 
 
 def test_a_peer_that_cannot_be_had_is_one_line(model, capsys, tmp_path, monkeypatch):

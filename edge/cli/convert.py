@@ -9,6 +9,7 @@ import click
 
 from edge.cli import convert_options as options
 from edge.cli import convert_output as output
+from edge.cli.ended import by_exception
 from edge.cli.output import emit_json, json_option
 from edge.cli.progress import bars
 from edge.cli.references import complete_ref, goal_option
@@ -186,7 +187,7 @@ def command(
             from edge.convert.sensitivity import KINDS
 
             kinds = types_for_host() if for_host else KINDS
-            with bars() as report:
+            with by_exception(), bars() as report:  # the whole model at F16 lies in a folder that has to go
                 settings = options.weighed(
                     settings, path, imatrix, None if imatrix else calibrate, out, name, report
                 )
