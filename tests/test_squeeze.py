@@ -3,6 +3,7 @@
 import itertools
 import json
 import signal
+import subprocess
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import tiny_checkpoints
 
 from edge import gguf_header
+from edge.child import python_m
 from edge.cli import run
 from edge.convert import gguf_source
 from edge.convert.computed import decoded, loaded
@@ -163,6 +165,18 @@ def test_an_interruption_leaves_nothing_half_written(source, tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt):
         fit(source, TEXT, tmp_path, size=110_000, settings=ONE, report=report)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_that_is_ended_takes_the_whole_model_with_it(source, tmp_path):
+    words = ["--fit", "110kB", "--calibrate", TEXT * 4, "--out", str(tmp_path), "--threads", "1"]
+    process = subprocess.Popen(
+        python_m("edge", "convert", str(source), *words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not any(tmp_path.glob(".edge-*/*.gguf")):
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(timeout=60) == 1
+    assert not any(tmp_path.glob(".edge-*"))
 
 
 def test_a_file_that_is_there_is_kept(source, tmp_path):
