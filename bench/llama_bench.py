@@ -23,10 +23,10 @@ def program(name: str) -> Path:
     return Path(found)
 
 
-def llama_bench(plan: Plan) -> dict[str, float]:
-    """One repetition of llama-bench's pp512 and tg128 on the plan's file and threads, tokens a second."""
-    prefill = ran(plan, plan.threads.prefill, "-p", "512", "-n", "0")
-    decode = ran(plan, plan.threads.decode, "-p", "0", "-n", "128")
+def llama_bench(plan: Plan, prompt: int, new: int) -> dict[str, float]:
+    """One repetition of llama-bench's pp`prompt` and tg`new` on the plan's file and threads, tokens a second."""
+    prefill = ran(plan, plan.threads.prefill, "-p", str(prompt), "-n", "0")
+    decode = ran(plan, plan.threads.decode, "-p", "0", "-n", str(new))
     return {"prefill_tps": prefill, "decode_tps": decode}
 
 

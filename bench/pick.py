@@ -2,9 +2,9 @@
 
     python -m edge.bench.pick REF... [--out FOLDER] [--goal GOAL]... [--turns 3] [--tokens 64]
 
-REF is as `edge plan --all` takes it. What is picked or compared with and is not here is made in FOLDER first; quality
-is what `edge bench quality` recorded. The two take turns, so that a slow minute of the machine hits both; a ratio is
-taken turn by turn. Prints a table in Markdown and, last, one line of JSON.
+REF is as `edge plan --all` takes it. What is picked or compared with and is not here is made in FOLDER first, where
+the next run finds it; quality is what `edge bench quality` recorded. The two take turns, so that a slow minute of the
+machine hits both; a ratio is taken turn by turn. Prints a table in Markdown and, last, one line of JSON.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge import gguf_header
 from edge.candidate import HERE, Candidate
 from edge.choose import REFERENCE, Row
+from edge.convert.candidates import candidates, fingerprint_of
 from edge.convert.choices import Found, choices
 from edge.convert.to_gguf import convert
 from edge.errors import EdgeError, RequestError
@@ -50,7 +52,8 @@ class Pair:
         """Whether the pick is no larger, and measured to be no further from their base."""
         klds = self.pick.kld_mean, self.reference.kld_mean
         near = klds[0] is not None and klds[1] is not None and klds[0] <= klds[1]
-        return self.pick.bytes <= self.reference.bytes and near
+        comparable = self.pick.kld_measure == self.reference.kld_measure
+        return self.pick.bytes <= self.reference.bytes and near and comparable
 
     @property
     def same(self) -> bool:
@@ -98,11 +101,26 @@ def reference_of(found: Found) -> Candidate:
 
 
 def file_of(found: Found, one: Candidate, out: Path) -> Path:
-    """The candidate's file, made where it is not here."""
+    """The candidate's file, made where it is neither here nor in `out`. Raises as `convert`."""
     if one.where == HERE:
         return resolve(one.artifact).path
+    there = out / one.artifact
+    if there.is_file() and is_made(there, found.source, one.level.lower()):
+        return there
     (made,) = convert(found.source, [one.level.lower()], out)
     return made.path
+
+
+def is_made(path: Path, source: Path, level: str) -> bool:
+    """Whether a file is what `convert` would make: of this model, by what no level changes, in these types."""
+    wanted = candidates(source, [level])
+    if fingerprint_of(path) != wanted.fingerprint:
+        return False
+    types = [
+        {tensor.name: tensor.type for tensor in header.tensors}
+        for header in (wanted.levels[0].header, gguf_header.read(path))
+    ]
+    return types[0] == types[1] and path.stat().st_size == wanted.levels[0].bytes
 
 
 def lines(pairs: Mapping[str, Pair]) -> list[str]:
@@ -114,9 +132,9 @@ def lines(pairs: Mapping[str, Pair]) -> list[str]:
             ("pick", "reference"), (pair.pick, pair.reference), pair.rates, strict=True
         ):
             kld = "not measured" if row.kld_mean is None else f"{row.kld_mean:.5f}"
-            cells = [ref, what, row.level, f"{row.bytes:,}", kld, *(shown(rates[kind]) for kind in WANTED)]
+            cells = [ref, what, row.level, f"{row.bytes:,}", kld, *(rates[kind].shown() for kind in WANTED)]
             found.append(f"| {' | '.join(cells)} |")
-        ratios = [f"{shown(pair.ratios[kind], 2)}{verdict(pair, kind)}" for kind in WANTED]
+        ratios = [f"{pair.ratios[kind].shown(2)}{verdict(pair, kind)}" for kind in WANTED]
         found.append(
             f"| {ref} | ratio | | | {'' if pair.allowed else 'not allowed'} | {' | '.join(ratios)} |"
         )
@@ -126,10 +144,6 @@ def lines(pairs: Mapping[str, Pair]) -> list[str]:
 def verdict(pair: Pair, kind: str) -> str:
     wanted = WANTED[kind]
     return "" if pair.ratios[kind].median >= wanted else f" (wanted {wanted:g})"
-
-
-def shown(spread: Spread, digits: int = 0) -> str:
-    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f}–{spread.high:.{digits}f})"
 
 
 def rows_of(pairs: Mapping[str, Pair]) -> list[record.Row]:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from edge import evidence, gguf_header, store
 from edge.artifact import read_artifact
+from edge.convert.choices import level_of
 from edge.errors import DoesNotFit, EngineError, RequestError, StoreError
 from edge.planner import Plan, plan
 from edge.sizes import mib
@@ -29,6 +32,8 @@ from .speed import CONTEXT, DECODE_TOKENS, PREFILL_TOKENS, SHORT_PROMPT, Speed, 
 REPETITIONS = 3  # counted ones, after one that warms up
 SHORTEST = 16  # tokens of context
 MOST_NATS = 700  # a token; the exponential of more than 709 is no float64
+
+T = TypeVar("T")
 
 # what is done, how much of it, of how much
 Progress = Callable[[str, int, int], None]
@@ -175,6 +180,7 @@ def side_by_side(plans: Sequence[Plan], words: str, limit: int | None, progress:
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(plans[0].threads.prefill))
         models = [stack.enter_context(Logits(decided)) for decided in plans]
+        away = stack.enter_context(ThreadPoolExecutor(1))
         ids = models[0].vocab.tokens(words)
         for model in models[1:]:
             check_vocabulary(models[0], model, words, ids)
@@ -182,10 +188,7 @@ def side_by_side(plans: Sequence[Plan], words: str, limit: int | None, progress:
         chunks = cut(ids, ctx, limit, bos=ids[0] if models[0].vocab.adds_bos else None)
         for done, chunk in enumerate(chunks):
             progress(doing, done, len(chunks))
-            at = ctx - scored(ctx)  # a row of logits tells of the token after it
-            for block in zip(*(model.of(chunk) for model in models), strict=True):
-                parts.append(score(block, chunk[at : at + len(block[0])], pool))
-                at += len(block[0])
+            parts += beside(away, partial(score_chunk, models, chunk, pool), models, pool)
         progress(doing, len(chunks), len(chunks))
     nll = np.concatenate([part.nll for part in parts], axis=1)
     kld = np.concatenate([part.kld for part in parts], axis=1)
@@ -198,16 +201,48 @@ def side_by_side(plans: Sequence[Plan], words: str, limit: int | None, progress:
     return Scores(nll, kld, np.concatenate([part.same_top for part in parts], axis=1))
 
 
+def score_chunk(models: Sequence[Logits], chunk: Array, pool: Executor) -> list[Scores]:
+    parts, at = [], len(chunk) - scored(len(chunk))  # a row of logits tells of the token after it
+    for block in zip(*(model.of(chunk) for model in models), strict=True):
+        parts.append(score(block, chunk[at : at + len(block[0])], pool))
+        at += len(block[0])
+    return parts
+
+
+def beside(away: Executor, work: Callable[[], T], models: Sequence[Logits], pool: Executor) -> T:
+    """What `work` gives, done by another thread: this one hears Ctrl-C meanwhile, and stops models and pool at once."""
+    try:
+        return away.submit(work).result()
+    except BaseException:
+        for model in models:
+            model.abort()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
 def check_vocabulary(base: Logits, level: Logits, words: str, ids: Sequence[int]) -> None:
     """Raise RequestError where the two do not have the same tokens, or make others of the text."""
-    tokens = [gguf_header.elements(model.plan.path, "tokenizer.ggml.tokens") for model in (base, level)]
-    if tokens[0] != tokens[1] or base.vocab.size != level.vocab.size:
+    ours, theirs = (tokenizer_of(model.plan.path) for model in (base, level))
+    if ours == theirs and base.vocab.size == level.vocab.size:
+        return  # it need not read the text, which takes a second a megabyte
+    tokens = "tokenizer.ggml.tokens"
+    if ours.get(tokens) != theirs.get(tokens) or base.vocab.size != level.vocab.size:
         what = f"has another vocabulary than {base.plan.artifact}"
     elif level.vocab.tokens(words) != ids:
         what = f"makes other tokens of the text than {base.plan.artifact}"
     else:
         return
     raise RequestError(f"{level.plan.artifact} {what}", hint="compare levels of one model")
+
+
+def tokenizer_of(path: Path) -> dict[str, Any]:
+    """All that a file says of its tokenizer, the chat template aside."""
+    metadata = gguf_header.read(path).metadata
+    return {
+        key: gguf_header.elements(path, key) if isinstance(value, gguf_header.Array) else value
+        for key, value in metadata.items()
+        if key.startswith("tokenizer.ggml.")
+    }
 
 
 def costs(ref: str, nll: Array, progress: Progress) -> Row:
@@ -219,7 +254,7 @@ def costs(ref: str, nll: Array, progress: Progress) -> Row:
     assert speed.peak_rss_bytes is not None  # our own worker tells
     return Row(
         file=model.path,
-        level=header.quantization,
+        level=level_of(header),
         perplexity=value,
         perplexity_error=error,
         kld_mean=None,

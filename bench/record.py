@@ -26,11 +26,21 @@ FORM = 1  # of the JSON line
 
 @dataclass(frozen=True)
 class Spread:
-    """Median of the repetitions, with the extremes."""
+    """Median of the repetitions, with the extremes; of a single one, all three are that one."""
 
     median: float
     low: float
     high: float
+
+    @property
+    def repeated(self) -> bool:
+        """Whether the extremes say anything: those of what was measured once are one number."""
+        return self.low < self.high
+
+    def shown(self, digits: int = 0, scale: float = 1) -> str:
+        """The median, with the lowest and highest where there were several."""
+        middle, low, high = (f"{scale * one:.{digits}f}" for one in (self.median, self.low, self.high))
+        return f"{middle} ({low}–{high})" if self.repeated else middle
 
 
 def spread_of(values: Sequence[float]) -> Spread:
@@ -130,7 +140,8 @@ def told(state: State) -> dict[str, Any]:
 
 def noise(rows: Sequence[Row]) -> float:
     """The median, over all figures that were repeated, of (highest - lowest) / median."""
-    spreads = [one for row in rows for one in row.figures.values() if isinstance(one, Spread) and one.median]
+    figures = [one for row in rows for one in row.figures.values()]
+    spreads = [one for one in figures if isinstance(one, Spread) and one.repeated and one.median]
     return median((one.high - one.low) / abs(one.median) for one in spreads) if spreads else 0.0
 
 

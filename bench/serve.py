@@ -161,10 +161,6 @@ def say(turn: int, of: int) -> None:
 
 def lines(report: Report) -> list[str]:
     """The tables, in Markdown: medians, with the lowest and highest."""
-
-    def text(spread: Spread, digits: int) -> str:
-        return f"{spread.median:.{digits}f} ({spread.low:.{digits}f}–{spread.high:.{digits}f})"
-
     found = [
         f"{report.plan.artifact}, {threads_of(report.plan)} threads, {report.turns} turns",
         "",
@@ -173,18 +169,17 @@ def lines(report: Report) -> list[str]:
     ]
     for one in report.figures:
         ours = one.runtime == OURS
-        milliseconds = Spread(1000 * one.ttft_s.median, 1000 * one.ttft_s.low, 1000 * one.ttft_s.high)
         cells = [
             str(one.sequences),
             one.runtime,
-            text(one.tps, 1),
-            "" if ours else text(one.faster, 2),
-            text(milliseconds, 0),
-            "" if ours else text(one.sooner, 2),
+            one.tps.shown(1),
+            "" if ours else one.faster.shown(2),
+            one.ttft_s.shown(0, 1000),
+            "" if ours else one.sooner.shown(2),
             "" if ours else f"{one.client:.3f}",
         ]
         found.append(f"| {' | '.join(cells)} |")
-    grown = ", ".join(f"at {count} {text(spread, 2)}" for count, spread in report.growth.items())
+    grown = ", ".join(f"at {count} {spread.shown(2)}" for count, spread in report.growth.items())
     return [*found, "", f"Ours over the row of ours before: {grown}."] if grown else found
 
 

@@ -1,8 +1,8 @@
 """Prefill and decode rates, time to first token and peak memory; a peer does the same work in the same run.
 
 Each runtime lives in a process of its own. They take turns, so that a slow minute of the machine hits all of
-them. Prefill is 512 random tokens and one answer token; decode is 128 tokens after a prompt of 8, greedy, as
-llama-bench's pp512 and tg128 are (its tg128 starts from an empty context).
+them. Prefill is 512 random tokens and one answer token, unless another number is asked for; decode is 128 tokens
+after a prompt of 8, greedy, as llama-bench's pp512 and tg128 are (its tg128 starts from an empty context).
 """
 
 from __future__ import annotations
@@ -73,19 +73,32 @@ class Report:
     energy: str = ""
 
 
-def planned(ref: str, peers: Sequence[Versus], *, threads: int | None) -> Plan:
+def planned(
+    ref: str,
+    peers: Sequence[Versus],
+    *,
+    threads: int | None,
+    prompt: int = PREFILL_TOKENS,
+    new: int = DECODE_TOKENS,
+) -> Plan:
     """The plan that a measurement goes by. Raises what `plan` raises, DoesNotFit, RequestError for a model that
     continues no text or has too short a context, and for a peer that cannot read it, EngineError for one that is not
     here."""
     decided = plan(ref, threads=threads)
     check_writes(decided)
-    if decided.context > CONTEXT:
-        decided = plan(ref, ctx=CONTEXT, threads=threads)
-    if decided.context < PREFILL_TOKENS + DECODE_TOKENS:
-        raise RequestError(
-            f"a context of {decided.context} is too short to measure",
-            hint=f"it takes {PREFILL_TOKENS + DECODE_TOKENS} tokens",
-        )
+    needed = max(prompt + 1, SHORT_PROMPT + new)
+    if decided.context > max(CONTEXT, needed):
+        decided = plan(ref, ctx=max(CONTEXT, needed), threads=threads)
+    if decided.context < needed:
+        try:
+            decided = plan(
+                ref, ctx=needed, threads=threads
+            )  # what plans take by themselves may be less than can be
+        except RequestError as error:
+            raise RequestError(
+                f"a context of {decided.context} is too short to measure",
+                hint=f"it takes {needed} tokens; ask for fewer with --prompt and --new",
+            ) from error
     check(peers, decided)
     return decided.require_fit()
 
@@ -96,14 +109,17 @@ def speed(
     *,
     threads: int | None = None,
     repetitions: int = 5,
+    prompt: int = PREFILL_TOKENS,
+    new: int = DECODE_TOKENS,
     progress: Progress = lambda doing, done, total: None,
 ) -> Report:
-    """Measure `ref` here and through each of `peers`, names of `runtimes.PEERS` or NAME=PATH.
+    """Measure `ref` here and through each of `peers`, names of `runtimes.PEERS` or NAME=PATH: a prefill of `prompt`
+    tokens and a decode of `new`, more than 1.
 
     Raises what `planned` raises, EngineError for a peer that is not here or fails.
     """
     others = [versus(peer) for peer in peers]
-    decided = planned(ref, others, threads=threads)
+    decided = planned(ref, others, threads=threads, prompt=prompt, new=new)
     names = (OURS, *(peer.name for peer in others))
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     course: dict[str, list[tuple[Point, ...]]] = {name: [] for name in names}
@@ -122,10 +138,10 @@ def speed(
                 progress(f"{decided.artifact}, {' and '.join(names)}", turn, repetitions + 1)
                 warmth = [(monotonic(), celsius(here()))]
                 if name == LLAMA_BENCH:
-                    taken = llama_bench(decided)
+                    taken = llama_bench(decided, prompt, new)
                     points: tuple[Point, ...] = ((monotonic(), taken["decode_tps"]),)
                 else:
-                    taken, points = workers[name].turn(turn), workers[name].course
+                    taken, points = workers[name].turn(turn, prompt, new), workers[name].course
                 if turn:
                     samples[name].append(taken)
                     course[name].append(tuple((at - started, tps) for at, tps in points))
@@ -173,14 +189,16 @@ class Worker:
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         try:
             self._read()
-        except BaseException:
-            self.__exit__()
+        except BaseException as error:
+            self.__exit__(type(error))
             raise
 
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        if kind is not None:  # its turn may take long, and nobody waits for it
+            self._process.kill()
         with self._process, suppress(BrokenPipeError):  # closes both pipes, which ends it, and waits
             pass
 

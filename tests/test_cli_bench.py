@@ -121,6 +121,50 @@ def test_ctrl_c_in_the_terminal_ends_the_processes_without_a_word(model, words):
     assert (process.returncode, said) == (-signal.SIGINT, "")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="processes are not ended by signals there")
+def test_a_process_at_work_is_ended_with_us(model):
+    worker = speed.Worker("edge", plan(model, ctx=1024, threads=1))
+
+    def interrupted():
+        with worker:
+            worker._process.stdin.write("8 1000 1\n")
+            worker._process.stdin.flush()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert worker._process.returncode == -signal.SIGKILL  # not the 0 of one that had its time
+
+
+def test_prompt_and_answer_have_the_lengths_that_are_asked_for(
+    model, capsys, tmp_path, monkeypatch, one_core
+):
+    called = tmp_path / "llama-bench"
+    called.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/words\necho \'[{{"avg_ts": 50}}]\'\n')
+    called.chmod(0o755)
+    monkeypatch.setenv("EDGE_PEERS", str(tmp_path))
+    words = ["speed", model, "-p", "40", "-n", "20", "--repetitions", "1", "--vs", "llama-bench"]
+    lines = printed(capsys, *words)
+    found = json.loads(lines[-1])
+    assert (found["work"]["prefill_tokens"], found["work"]["decode_tokens"]) == (40, 20)
+    assert len(found["course"]["edge"][0]) == 1  # 20 tokens, a point each 16 after the first
+    assert any("TTFT S (40)" in line for line in lines)
+    asked = {
+        tuple(line.split(" -t ")[1].split()[1:5]) for line in (tmp_path / "words").read_text().splitlines()
+    }
+    assert asked == {("-p", "40", "-n", "0"), ("-p", "0", "-n", "20")}
+    (tmp_path / "then").write_text(lines[-1])
+    said = refused(capsys, 2, "speed", model, "-p", "41", "-n", "20", "--compare", tmp_path / "then")
+    assert "prefill tokens was 40 and is 41 now" in said
+    for option, count in (("--prompt", "0"), ("--new", "1"), ("-n", "x")):
+        assert f"for '-{option[-1:] if len(option) == 2 else option[2]}' / " in refused(
+            capsys, 2, "speed", model, option, count
+        )
+    said = refused(capsys, 2, "speed", model, "--prompt", "1024")
+    assert "a context of 1024 is too short to measure" in said
+    assert "it takes 1025 tokens; ask for fewer with --prompt and --new" in said
+
+
 def test_a_peer_that_cannot_be_had_is_one_line(model, capsys, tmp_path, monkeypatch):
     assert "'ollama' is no peer; one of llama-cpp-python" in refused(
         capsys, 2, "speed", model, "--vs", "ollama"

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,9 +14,9 @@ from odd_models import encoder
 from tiny import tiny_llama
 
 from edge.bench import plot
-from edge.bench.logits import blocks
+from edge.bench.logits import Logits, blocks
 from edge.bench.perplexity import cut, divergence, perplexity, score, scored
-from edge.bench.quality import Report, Row, groups, quality
+from edge.bench.quality import Report, Row, beside, groups, quality
 from edge.cli import run
 from edge.errors import DoesNotFit, EngineError, RequestError
 from edge.evidence import quality_of
@@ -209,6 +210,49 @@ def test_the_table_is_markdown_and_blocks_of_few_rows_give_the_same(
     assert cells[0][6:13] == ["–"] * 7
     assert float(cells[1][6]) == pytest.approx(report[0]["rows"][1]["kld_mean"], rel=1e-2)
     assert seen.err == ""
+
+
+def test_the_terminals_tables_are_narrow_and_a_mixture_of_ones_own_is_named_by_its_bits(
+    base, text, tmp_path, capsys, monkeypatch
+):
+    hurry(monkeypatch)
+    own = tmp_path / "SmolLM2-135M-Instruct-Somebodys-32.00bpw.gguf"
+    data, key = bytearray(base.read_bytes()), b"general.file_type"
+    data[data.index(key) : data.index(key) + len(key)] = (
+        b"general.file_typo"  # as where a mixture has no number
+    )
+    own.write_bytes(data)
+    assert run(["bench", "quality", str(base), str(own), "--text", str(text), "--ctx", "64"]) == 0
+    *tables, last = capsys.readouterr().out.splitlines()
+    assert [row["level"] for row in json.loads(last)["rows"]] == ["F32", "32.00bpw"]
+    lines = [line for line in tables if not line.startswith("no evidence")]
+    assert max(map(len, lines)) <= 110
+    heads = [line.split() for line in lines if line.strip().startswith("LEVEL")]
+    assert heads[0][:4] == ["LEVEL", "SIZE", "MIB", "BITS/WEIGHT"]
+    assert heads[1][:3] == ["LEVEL", "PREFILL", "T/S"]
+    assert sum(line.startswith("SmolLM2-135M-I…s-32.00bpw.gguf  32.00bpw ") for line in lines) == 2
+
+
+def test_ctrl_c_is_heard_while_a_chunk_is_computed(base):
+    with Logits(plan(str(base), ctx=64, threads=1)) as model, ThreadPoolExecutor(1) as away:
+        chunk = np.ones(64, np.int32)
+
+        def endless():
+            while True:
+                list(model.of(chunk))
+
+        pool = ThreadPoolExecutor(1)
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                beside(away, endless, [model], pool)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            pool.submit(print)
+        with pytest.raises(EngineError, match="is closed"):
+            list(model.of(chunk))
 
 
 @pytest.mark.model

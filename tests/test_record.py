@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge.bench.compare import compare, earlier
-from edge.bench.record import Row, Spread, line, of_json, record
+from edge.bench.record import Row, Spread, line, noise, of_json, record
 from edge.cli.bench_report import Column, Output, as_csv, mebibytes, tabled
 from edge.errors import RequestError, StoreError
 from edge.machine.power import power_state
@@ -41,6 +41,17 @@ def test_a_wide_spread_is_a_mark():
     assert any("wide spread" in mark for mark in found.host.marks)
 
 
+def test_what_was_measured_once_has_no_spread():
+    once = (Row("edge", {"decode_tps": Spread(10.0, 10.0, 10.0)}),)
+    found = record("speed", once, before=power_state(), work={}, settings={})
+    assert tabled(found, COLUMNS, markdown=False).splitlines()[1].split() == ["edge", "10.0"]
+    head, row = as_csv(found).splitlines()
+    assert head.endswith("decode_tps,decode_tps_low,decode_tps_high")
+    assert row.endswith("edge,10.0,,")
+    wide = Row("peer", {"decode_tps": Spread(10.0, 5.0, 15.0)})
+    assert noise([*once, *once, wide]) == 1.0  # those of once speak for nothing
+
+
 def test_ratios_are_now_over_then(tmp_path):
     (tmp_path / "then.txt").write_text(f"EDGE  10\n\n{line(made((10.0, 9.0, 11.0)))}\n")
     then = earlier(tmp_path / "then.txt", "speed")
@@ -67,6 +78,20 @@ def test_another_host_version_or_setting_is_said_and_allowed():
     for words in ("the CPU was Cortex-A76", "llama-cpp-python was 0.3.1", "threads was 4 then and is 1 now"):
         assert words in said
     assert "no evidence then: throttled" in said
+    assert "no evidence now: busy" in compare(marked(one, "busy: by others"), one, Path("then")).warnings[0]
+
+
+def marked(one, *marks):
+    return replace(one, host=replace(one.host, marks=marks))
+
+
+def test_a_comparison_with_what_is_no_evidence_says_so_in_each_form(tmp_path, capsys):
+    (tmp_path / "then").write_text(line(marked(made(), "busy: other processes used 40 % of the CPUs")))
+    Output("speed", False, False, None, tmp_path / "then").show(made(), COLUMNS)
+    *printed, last = capsys.readouterr().out.splitlines()
+    said = "no evidence then: busy: other processes used 40 % of the CPUs"
+    assert f"warning: {said}" in printed
+    assert json.loads(last)["compared"]["warnings"] == [said]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +180,7 @@ def test_csv_has_three_columns_for_what_was_repeated():
     head, first, second = as_csv(made()).splitlines()
     assert head.endswith("name,decode_tps,decode_tps_low,decode_tps_high,peak_rss_bytes,none,level")
     assert first.endswith("edge,10.0,9.0,11.0,3145728,,")
-    assert second.endswith("a|b,5.0,5.0,5.0,,,Q4_0")
+    assert second.endswith("a|b,5.0,,,,,Q4_0")
 
 
 def test_the_record_is_the_last_line_and_alone_with_json(tmp_path, capsys):
@@ -184,6 +209,24 @@ def test_a_table_of_ratios_follows_where_an_earlier_run_is_named(tmp_path, capsy
     assert "warning: threads was 8 then and is 1 now" in printed
     cells = [line.split("|") for line in printed.splitlines() if line.startswith("| edge ")]
     assert [cell.strip() for cell in cells[-1]] == ["", "edge", "1.500×", "1.000×", ""]
+
+
+def test_a_terminal_gets_narrow_tables_with_the_ends_of_long_names(tmp_path, capsys):
+    name = "SmolLM2-135M-Instruct-of-somebody-6.16bpw.gguf"
+    one = replace(made(), rows=tuple(replace(row, name=name) for row in made().rows[:1]))
+    (tmp_path / "then").write_text(line(one))
+    narrow = [COLUMNS[:1], COLUMNS[1:]]
+    Output("speed", False, False, None, tmp_path / "then").show(one, COLUMNS, narrow=narrow)
+    printed = capsys.readouterr().out.splitlines()[:-1]
+    assert [line.split() for line in printed if "MiB".upper() in line] == [
+        ["PEAK", "MIB"],
+        ["NOW", "OVER", "THEN", "PEAK", "MIB"],
+    ]
+    assert sum(line.startswith("SmolLM2-135M-I…dy-6.16bpw.gguf ") for line in printed) == 4
+    Output("speed", False, True, None, None).show(one, COLUMNS, narrow=narrow)
+    printed = capsys.readouterr().out
+    assert f"| {name} | 10.0 (9.0–11.0) |" in printed.replace("  ", "")
+    assert printed.count("\n| ---") == 1
 
 
 def test_places_that_cannot_be_written_are_refused_first(tmp_path, capsys):

@@ -32,6 +32,14 @@ COLUMNS = (
     Column("decode_tps", "decode t/s"),
     mebibytes("peak_rss_bytes", "peak"),
 )
+# The same in less than a hundred letters, or little more; JSON, CSV and Markdown have all
+NARROW = tuple(
+    tuple(column for column in COLUMNS if column.key in keys)
+    for keys in (
+        ("level", "bytes", "bits_per_weight", "perplexity", "kld_mean", "kld_p99", "top1_agreement"),
+        ("level", "prefill_tps", "decode_tps", "peak_rss_bytes"),
+    )
+)
 
 
 @click.command("quality")
@@ -95,7 +103,7 @@ def quality(
         settings={},
         extra={"text": str(report.text), "tokens": report.tokens},
     )
-    output.show(made, COLUMNS)
+    output.show(made, COLUMNS, narrow=NARROW)
     if plot:
         draw(report, plot)
 

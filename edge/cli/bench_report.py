@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edge.bench.record import Figure, Record
 
 NONE = "–"
+LONGEST = 30  # characters of a row's name in a terminal
 
 
 @dataclass(frozen=True)
@@ -30,18 +31,14 @@ class Column:
     scale: float = 1
 
     def cell(self, figure: Figure) -> str:
-        """The figure in the column's unit; of several turns the median, with the lowest and highest."""
+        """The figure in the column's unit; of several turns as `Spread.shown`."""
         from edge.bench.record import Spread
 
         if isinstance(figure, Spread):
-            low, high = self.written(figure.low), self.written(figure.high)
-            return f"{self.written(figure.median)} ({low}–{high})"
+            return figure.shown(self.digits, self.scale)
         if figure is None:
             return NONE
-        return figure if isinstance(figure, str) else self.written(figure)
-
-    def written(self, number: float) -> str:
-        return f"{number * self.scale:.{self.digits}f}"
+        return figure if isinstance(figure, str) else f"{figure * self.scale:.{self.digits}f}"
 
 
 def mebibytes(key: str, title: str, digits: int = 0) -> Column:
@@ -84,8 +81,16 @@ class Output:
             then = earlier(self.compare, self.benchmark)
             check_work(then, {**then.work, **known}, self.compare)
 
-    def show(self, made: Record, columns: Sequence[Column], notes: Sequence[str] = ()) -> None:
+    def show(
+        self,
+        made: Record,
+        columns: Sequence[Column],
+        notes: Sequence[str] = (),
+        narrow: Sequence[Sequence[Column]] = (),
+    ) -> None:
         """Print table, notes and the line of JSON, and write the CSV file.
+
+        narrow  the tables that a terminal gets, where one of all columns is too wide for it
 
         Raises RequestError for an earlier run that cannot be compared, StoreError for a file that cannot be written;
         what was measured is printed all the same.
@@ -101,10 +106,12 @@ class Output:
             except RequestError as error:
                 refused = error
         if not self.as_json:
-            parts = [*heading(made), tabled(made, columns, self.markdown), *notes]
+            tables = [columns] if self.markdown or not narrow else narrow
+            shown = "\n\n".join(tabled(made, one, self.markdown) for one in tables)
+            parts = [*heading(made), shown, *notes]
             parts += [f"no evidence: {mark}" for mark in made.host.marks]
             if found:
-                parts += ["", *compared(found, columns, self.markdown)]
+                parts += ["", *compared(found, tables, self.markdown)]
             click.echo(printable("\n".join([*parts, ""])))
         click.echo(line(made, {"compared": asdict(found)} if found else None).translate(ESCAPED))
         if self.csv:
@@ -150,25 +157,39 @@ def heading(made: Record) -> list[str]:
 
 
 def tabled(made: Record, columns: Sequence[Column], markdown: bool) -> str:
-    """The rows, without the columns that all of them leave empty."""
+    """A table of the rows, without the columns that all of them leave empty."""
     used = [column for column in columns if any(row.figures.get(column.key) is not None for row in made.rows)]
-    rows = [(row.name, *(column.cell(row.figures.get(column.key)) for column in used)) for row in made.rows]
+    rows = [
+        (named(row.name, markdown), *(column.cell(row.figures.get(column.key)) for column in used))
+        for row in made.rows
+    ]
     return drawn(rows, ("", *(column.title for column in used)), markdown)
 
 
-def compared(found: Comparison, columns: Sequence[Column], markdown: bool) -> list[str]:
+def compared(found: Comparison, tables: Sequence[Sequence[Column]], markdown: bool) -> list[str]:
     """Now over then, with what to know about it."""
-    keys = [column for column in columns if any(column.key in row.figures for row in found.rows)]
-    rows = [
-        (row.name, *(f"{row.figures[one.key]:.3f}×" if one.key in row.figures else NONE for one in keys))
-        for row in found.rows
-    ]
-    titles = ("now over then", *(one.title for one in keys))
     return [
         f"compared with {found.file} of {found.date}",
         *(f"warning: {warning}" for warning in found.warnings),
-        drawn(rows, titles, markdown),
+        "\n\n".join(ratios(found, columns, markdown) for columns in tables),
     ]
+
+
+def ratios(found: Comparison, columns: Sequence[Column], markdown: bool) -> str:
+    keys = [column for column in columns if any(column.key in row.figures for row in found.rows)]
+    rows = [
+        (
+            named(row.name, markdown),
+            *(f"{row.figures[one.key]:.3f}×" if one.key in row.figures else NONE for one in keys),
+        )
+        for row in found.rows
+    ]
+    return drawn(rows, ("now over then", *(one.title for one in keys)), markdown)
+
+
+def named(name: str, markdown: bool) -> str:
+    """A row's name; in a terminal the ends of a long one, of which a file's says its level."""
+    return name if markdown or len(name) <= LONGEST else f"{name[: LONGEST // 2 - 1]}…{name[-LONGEST // 2 :]}"
 
 
 def drawn(rows: Sequence[Sequence[str]], header: Sequence[str], markdown: bool) -> str:
@@ -198,7 +219,8 @@ def as_csv(made: Record) -> str:
         cells |= {"sha256": row.sha256} if row.sha256 else {}
         for key, figure in row.figures.items():
             if isinstance(figure, Spread):
-                cells |= {key: figure.median, f"{key}_low": figure.low, f"{key}_high": figure.high}
+                low, high = (figure.low, figure.high) if figure.repeated else (None, None)
+                cells |= {key: figure.median, f"{key}_low": low, f"{key}_high": high}
             else:
                 cells[key] = figure
         lines.append(cells)

@@ -15,15 +15,17 @@ if TYPE_CHECKING:
     from edge.bench.record import Row
     from edge.bench.speed import Report
 
-COLUMNS = (
-    Column("prefill_tps", "prefill t/s"),
-    Column("decode_tps", "decode t/s"),
-    Column("ttft_s", "ttft s (512)", 3),
-    mebibytes("peak_rss_bytes", "peak"),
-    shares("bandwidth_share", "of bandwidth"),
-    Column("prefill_joules", "prefill J/token", 4),
-    Column("decode_joules", "decode J/token", 3),
-)
+
+def columns(prompt: int) -> tuple[Column, ...]:
+    return (
+        Column("prefill_tps", "prefill t/s"),
+        Column("decode_tps", "decode t/s"),
+        Column("ttft_s", f"ttft s ({prompt})", 3),
+        mebibytes("peak_rss_bytes", "peak"),
+        shares("bandwidth_share", "of bandwidth"),
+        Column("prefill_joules", "prefill J/token", 4),
+        Column("decode_joules", "decode J/token", 3),
+    )
 
 
 @click.command("speed")
@@ -35,9 +37,32 @@ COLUMNS = (
     help="Give a peer the same work in the same run; may be repeated: llama-bench, llama-cpp-python, xllamacpp, "
     "torch=CHECKPOINT, onnxruntime-genai=FOLDER.",
 )
+@click.option(
+    "-p",
+    "--prompt",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    metavar="N",
+    help="Tokens of the prompt.",
+)
+@click.option(
+    "-n",
+    "--new",
+    type=click.IntRange(2),
+    default=128,
+    show_default=True,
+    metavar="N",
+    help="Tokens of the answer.",
+)
 @click.option("--threads", type=int, metavar="N", help="Threads, prefill and decode alike.")
 @click.option(
-    "--repetitions", type=click.IntRange(1, 100), default=5, show_default=True, help="Counted turns."
+    "--repetitions",
+    type=click.IntRange(1, 100),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Counted turns.",
 )
 @click.option(
     "--plot",
@@ -47,13 +72,21 @@ COLUMNS = (
 )
 @report_options("speed")
 def speed(
-    ref: str, vs: tuple[str, ...], threads: int | None, repetitions: int, plot: Path | None, output: Output
+    ref: str,
+    vs: tuple[str, ...],
+    prompt: int,
+    new: int,
+    threads: int | None,
+    repetitions: int,
+    plot: Path | None,
+    output: Output,
 ) -> None:
     """Prefill and decode rates, time to first token, peak memory.
 
-    Medians of interleaved turns, with the lowest and highest; ratios above 1 mean that edge is better. Where `edge host
-    --measure` has run, the share of the memory's bandwidth that decoding uses; joules a token where the machine
-    tells. bench/peers/ has a script for each peer.
+    The model reads a prompt of random tokens and, after a short one, writes an answer, as llama-bench does. Peers
+    do the same in the same run, turn by turn; bench/peers/ has a script for each. Shown are medians with the lowest
+    and highest, and edge over each peer, where above 1 edge is better. Where `edge host --measure` has run, so is
+    the share of the memory's bandwidth that decoding uses; where the machine tells, joules a token.
     """
     from edge.bench import speed as bench
     from edge.bench.picture import check_picture
@@ -65,16 +98,17 @@ def speed(
 
     if plot:
         check_picture(plot)
-    decided = bench.planned(ref, [versus(peer) for peer in vs], threads=threads)
+    lengths = {"prompt": prompt, "new": new}
+    decided = bench.planned(ref, [versus(peer) for peer in vs], threads=threads, **lengths)
     work = {
         "model_sha256": model_digest(decided.path),
-        "prefill_tokens": bench.PREFILL_TOKENS,
-        "decode_tokens": bench.DECODE_TOKENS,
+        "prefill_tokens": prompt,
+        "decode_tokens": new,
     }
     output.check_work(work)
     before = power_state()
     with bars() as progress:
-        report = bench.speed(ref, vs, threads=threads, repetitions=repetitions, progress=progress)
+        report = bench.speed(ref, vs, threads=threads, repetitions=repetitions, progress=progress, **lengths)
     made = record(
         "speed",
         rows(report),
@@ -83,7 +117,7 @@ def speed(
         settings={"model": decided.artifact, "threads": threads_of(decided), "repetitions": repetitions},
         extra={"course": report.course, "heat": report.heat, "energy": report.energy},
     )
-    output.show(made, COLUMNS, notes(report))
+    output.show(made, columns(prompt), notes(report))
     if plot:
         draw(report, plot)
 
@@ -104,12 +138,7 @@ def rows(report: Report) -> list[Row]:
 
 def notes(report: Report) -> list[str]:
     """Ours over each peer's."""
-    ratio = Column("", "", 2)
     return [
-        f"edge / {peer}: "
-        + " · ".join(
-            f"{name} {spread.median:.2f}× ({ratio.written(spread.low)}–{ratio.written(spread.high)})"
-            for name, spread in ratios.items()
-        )
+        f"edge / {peer}: " + " · ".join(f"{name} {spread.shown(2)}" for name, spread in ratios.items())
         for peer, ratios in report.ratios.items()
     ]
