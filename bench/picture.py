@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import RequestError, StoreError
+from edge.kept import whole
 
 # Of Okabe and Ito's palette, told apart by every eye and in print
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
@@ -116,10 +117,8 @@ def overlap(one: Box, other: Box) -> float:
 
 def save(figure: Any, path: Path) -> None:
     """Write the PNG file, at once or not at all. Raises StoreError."""
-    draft = path.with_name(path.name + ".partial")
     try:
-        figure.savefig(draft, format="png")
-        draft.replace(path)
+        with whole(path) as file:
+            figure.savefig(file, format="png")
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise StoreError(f"{path} cannot be written: {error.strerror}", hint="give another --plot") from error

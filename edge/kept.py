@@ -1,17 +1,36 @@
-"""The JSON files of what was measured, below EDGE_HOME: replaced whole, and by one process at a time."""
+"""Files that are replaced whole; and the JSON files of what was measured, below EDGE_HOME, by one process at a time."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from secrets import token_hex
+from typing import Any, BinaryIO
 
 from edge.errors import StoreError
+
+PRIVATE = 0o600  # readable by the user alone
+
+
+@contextmanager
+def whole(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` once it is whole and on the disk; after an error nothing is
+    changed and nothing left beside it. `mode` is narrowed by the umask. Raises OSError."""
+    draft = path.with_name(f".{path.name}.{token_hex(4)}.partial")
+    try:
+        with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            draft.unlink()
+        raise
 
 
 def write(path: Path, content: Callable[[], Any]) -> Path:
@@ -21,18 +40,8 @@ def write(path: Path, content: Callable[[], Any]) -> Path:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.parent):
-            number, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-            try:
-                with os.fdopen(number, "w", encoding="utf-8") as file:
-                    json.dump(content(), file, indent=1)
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(name).replace(path)
-            except BaseException:
-                with suppress(OSError):
-                    Path(name).unlink()
-                raise
+        with locked(path.parent), whole(path, PRIVATE) as file:
+            file.write(json.dumps(content(), indent=1).encode())
     except OSError as error:
         raise StoreError(
             f"what was measured cannot be kept in {path.parent}: {error.strerror}",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from edge.chat.sessions import Conversation, Session
 from edge.errors import StoreError
+from edge.kept import PRIVATE, whole
 
 TITLES = {"system": "System", "user": "You", "assistant": "Assistant", "tool": "Tool"}
 
@@ -56,15 +55,7 @@ def iso(seconds: float) -> str:
 def write_whole(path: Path, text: str) -> None:
     """Put `text` at `path`: all of it or nothing. Raises StoreError."""
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink()
-            raise
+        with whole(path, PRIVATE) as file:
+            file.write(text.encode())
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}", hint="choose another file") from error

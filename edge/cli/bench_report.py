@@ -236,11 +236,10 @@ def as_csv(made: Record) -> str:
 def write(path: Path, text: str) -> None:
     """The file, at once or not at all. Raises StoreError."""
     from edge.errors import StoreError
+    from edge.kept import whole
 
-    draft = path.with_name(path.name + ".partial")
     try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        with whole(path) as file:
+            file.write(text.encode())
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise StoreError(f"{path} cannot be written: {error.strerror}", hint="give another --csv") from error

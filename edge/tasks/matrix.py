@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edge.errors import RequestError, StoreError
+from edge.kept import whole
 from edge.tasks.report import Report
 
 NUMBERED = 30  # classes up to which each cell has its count
@@ -77,12 +78,9 @@ def draw(report: Report, path: Path, title: str) -> None:
 
 
 def save(figure: Any, path: Path) -> None:
-    draft = path.with_name(path.name + ".partial")
     try:
-        with warnings.catch_warnings():  # of letters that the font lacks: they are drawn as boxes
+        with whole(path) as file, warnings.catch_warnings():  # of letters that the font lacks: drawn as boxes
             warnings.simplefilter("ignore")
-            figure.savefig(draft, format="png")
-        draft.replace(path)
+            figure.savefig(file, format="png")
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise StoreError(f"{path} cannot be written: {error.strerror}", hint="give another --plot") from error
