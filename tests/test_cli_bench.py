@@ -241,6 +241,13 @@ def test_another_runs_work_is_refused_before_anything_is_measured(model, capsys,
         assert "is not comparable: its" in refused(capsys, 2, verb, model, *words, "--compare", then)
 
 
+def test_the_list_of_verbs_shows_their_first_lines_whole(capsys):
+    assert run(["bench", "--help"]) == 0
+    verbs = capsys.readouterr().out.split("Commands:\n")[1].splitlines()
+    assert len(verbs) == 6
+    assert all(line.endswith(".") and not line.endswith("...") for line in verbs)
+
+
 def test_options_that_contradict_and_lists_that_are_none(model, capsys):
     assert "--json prints one line" in refused(capsys, 2, "speed", model, "--json", "--markdown")
     for text in ("1,x", "0", "2,2", ""):

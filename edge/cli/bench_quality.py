@@ -74,7 +74,9 @@ def quality(
 
     BASE is the model in full precision, a LEVEL_FILE the same one quantized; names and paths alike. Chunks and
     formulas are llama-perplexity's, so that its numbers and these agree. Divergences (KLD) are in nats a token,
-    Δp is the change of the probability of the text's own tokens. Speeds are those of `edge bench speed`.
+    Δp is the change of the probability of the text's own tokens. A level such as 6.16bpw is a mixture of
+    types that has no other name. Speeds are those of `edge bench speed`. --markdown, --csv and the line of JSON have
+    figures that the terminal's tables have no room for.
     """
     from edge.bench.plot import check, draw
     from edge.bench.quality import quality, read_text

@@ -39,18 +39,29 @@ def numbers(ctx: click.Context, param: click.Parameter, text: str) -> list[int]:
     help="Requests at once.",
 )
 @click.option(
-    "--tokens", type=click.IntRange(2, 4096), default=64, show_default=True, help="Tokens an answer."
+    "--tokens",
+    type=click.IntRange(2, 4096),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Tokens of each answer.",
 )
 @click.option("--threads", type=int, metavar="N", help="Threads, prefill and decode alike.")
 @click.option(
-    "--repetitions", type=click.IntRange(1, 100), default=5, show_default=True, help="Counted turns."
+    "--repetitions",
+    type=click.IntRange(1, 100),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Counted turns.",
 )
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0),
     default=7,
     show_default=True,
-    help="Begin no turn after so long.",
+    metavar="N",
+    help="Begin no turn after so many, but for the first.",
 )
 @click.option(
     "--vs",
@@ -69,10 +80,11 @@ def serve(
     vs: tuple[str, ...],
     output: Output,
 ) -> None:
-    """Several requests at once: tokens a second of all together, time to the first token.
+    """Several requests at once: tokens a second, time to first token.
 
-    Ours answers in its own process, the servers over HTTP on this machine; all get the same prompts at once. A server
-    that is not here is left out, and that is said, unless --vs asks for it. bench/peers/ has a script for each.
+    The tokens are those of all answers together. edge answers in a process of its own, the servers over HTTP on this
+    machine; all get the same prompts at once. A server that is not here is left out, and a line says so; one that
+    --vs asks for has to be here. bench/peers/ has a script for each.
     """
     from edge.bench import serve as bench
     from edge.bench.record import record

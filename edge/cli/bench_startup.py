@@ -15,7 +15,10 @@ COLUMNS = (Column("wall_s", "wall s", 3), mebibytes("peak_rss_bytes", "peak"))
 @click.option("--vs", type=click.Choice(["llama-completion"]), help="Time llama.cpp's program beside ours.")
 @report_options("startup")
 def startup(ref: str, vs: str | None, output: Output) -> None:
-    """Whole processes: import, --help, one answered token."""
+    """Whole processes: import, --help, one answered token.
+
+    Wall time and peak memory of each, beside an interpreter that does nothing.
+    """
     from edge.bench.record import Row, record
     from edge.bench.startup import startup
     from edge.engine.state_key import model_digest

@@ -15,15 +15,17 @@ COLUMNS = (Column("tps", "t/s", 1), Column("picked", "picked"))
 @click.argument("ref", shell_complete=complete_ref)
 @click.option("--ctx", type=int, metavar="N", help="Context in tokens.  [1024, or what the model has]")
 @click.option(
-    "--exhaustive", is_flag=True, help="Then measure everything again, to the end: what is the pick worth?"
+    "--exhaustive",
+    is_flag=True,
+    help="Then measure everything again, leaving nothing out early, and say how near the best each pick is.",
 )
 @report_options("tune")
 def tune(ref: str, ctx: int | None, exhaustive: bool, output: Output) -> None:
-    """Find threads, batch and guessing ahead for a model here, and keep them.
+    """Find the fastest settings for a model here, and keep them.
 
-    Threads for prefill and for decode, rows computed at once, types of keys and values, guessing ahead: all by
-    measurement, in turns. Plans of this file on this host go by it from then on, but for the type of keys and values,
-    which changes what is said. A busy machine's figures are shown and not kept.
+    Measured in turns are threads for prefill and for decode, tokens computed at once, types of keys and values, and
+    guessing ahead. Plans of this file on this host then go by what was fastest; the type of keys and values is only
+    shown, as another one changes what the model says. What a busy machine measures is shown and not kept.
     """
     from edge.bench import tune as bench
     from edge.bench.record import record
