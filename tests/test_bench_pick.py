@@ -1,6 +1,7 @@
 """The pick against the reference: the same work in turns, the table, the line of JSON, refusals."""
 
 import json
+from dataclasses import fields
 
 import pytest
 from tiny import tiny_llama
@@ -8,11 +9,13 @@ from tiny import tiny_llama
 from edge.bench import pick as bench
 from edge.bench.record import Spread
 from edge.choose import Row
+from edge.errors import StoreError
 from edge.goals import Goal
 
 
 def row(level, size, kld):
-    return Row(f"m-{level}.gguf", level, size, True, 1.0, 1.0, kld, "here")
+    asked = {"artifact": f"m-{level}.gguf", "level": level, "bytes": size, "kld_mean": kld, "reason": "here"}
+    return Row(**dict.fromkeys((one.name for one in fields(Row)), 1.0) | asked)
 
 
 def pair(ratio, pick=row("IQ4_NL", 90, 0.01), reference=row("Q4_K_M", 100, 0.02)):  # noqa: B008 - values
@@ -58,3 +61,19 @@ def test_what_is_not_here_is_made_and_both_are_measured(tmp_path, monkeypatch):
     names = [one.name for one in bench.rows_of({"tiny": found})]
     assert names == ["tiny pick", "tiny reference", "tiny ratio"]
     json.dumps([dict(one.figures) for one in bench.rows_of({"tiny": found})], default=vars)
+
+
+def test_what_an_earlier_run_made_is_taken_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "source").mkdir()
+    path, out = tiny_llama(tmp_path / "source" / "tiny.gguf", ctx=1024), tmp_path / "out"
+    found = bench.choices(str(path), Goal("quality"))
+    reference = bench.reference_of(found)
+    made = bench.file_of(found, reference, out)
+    before = made.stat().st_mtime_ns
+    assert bench.file_of(found, reference, out) == made == out / "tiny-q4_k_m.gguf"
+    assert made.stat().st_mtime_ns == before
+    for wrong in (path.read_bytes(), b"no model"):  # of its name, and another file
+        made.write_bytes(wrong)
+        with pytest.raises(StoreError, match="is there already"):
+            bench.file_of(found, reference, out)

@@ -139,8 +139,8 @@ def report_options(benchmark: str) -> Callable[[Callable[..., None]], Callable[.
                 "--compare",
                 type=path,
                 metavar="FILE",
-                help="Show each figure over that of an earlier run of the same work; FILE has what that run printed, or "
-                "its line of JSON.",
+                help="Show each figure over that of an earlier run of the same work; FILE has what that run "
+                "printed, or its line of JSON.",
             ),
             click.option("--csv", type=path, metavar="FILE", help="Write the rows as CSV too."),
             click.option("--markdown", is_flag=True, help="Print the table in Markdown."),
