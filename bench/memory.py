@@ -16,11 +16,13 @@ from typing import Any
 from edge.child import python_m
 from edge.errors import DoesNotFit, EngineError, RequestError
 from edge.planner import plan
+from edge.tasks.artifacts import artifact
 
 from .memory_group import group
 
 PROMPT = 2048  # tokens that each conversation prefills at most
 CONTEXTS = (512, 2048, 8192)
+SETTINGS = ("ref", "ctx", "parallel", "kv", "mmap", "threads")  # of a plan
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,19 @@ def memory(
     prompt: int = PROMPT,
     seen: Callable[[Cell], None] = lambda _: None,
 ) -> tuple[Cell, ...]:
-    """Load each model in each setting in a fresh process, prefill up to `prompt` tokens each, answer, and compare.
+    """Load each model in each setting in a fresh process, prefill up to `prompt` tokens each, answer, and compare. An
+    encoder reads batches of texts as long as the context on all its workers.
 
     A setting that is not possible, or a context that a model was not trained for, is left out. Raises what `plan`
     raises for a model, EngineError where a run fails.
     """
     cells = []
     for ref in refs:
-        plan(ref)
-        for context, slots, kind, mapped in product(contexts, parallel, kv, mmap):
+        usual = plan(ref)
+        encodes = artifact(usual.path).task != "generation"
+        # an encoder's context is its greatest text, which is often shorter
+        lengths = dict.fromkeys(min(one, usual.context) for one in contexts) if encodes else contexts
+        for context, slots, kind, mapped in product(lengths, parallel, kv, mmap):
             asked = {
                 "ref": ref,
                 "ctx": context,
@@ -84,9 +90,10 @@ def memory(
                 "kv": kind,
                 "mmap": mapped,
                 "threads": threads,
+                "encodes": encodes,
             }
             with suppress(RequestError):
-                plan(**asked).require_fit()  # type: ignore[arg-type]  # each by its name
+                plan(**{name: asked[name] for name in SETTINGS}).require_fit()  # type: ignore[arg-type]  # each by its name
                 cell = measured({**asked, "prompt": prompt})
                 seen(cell)
                 cells.append(cell)

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from edge import gguf_header, onnx_folder, onnx_memory, store
+from edge import encoder_memory, gguf_header, onnx_folder, onnx_memory, store
 from edge.errors import BadGGUF, RequestError, UnsafeFile
 from edge.gguf_header import Header
 from edge.machine import Chosen, Host, Rejected
@@ -57,15 +57,20 @@ def of_gguf(model: store.Model, machine: Host, mmap: bool | None = None) -> Arti
     header = read_artifact(model)
 
     isa = machine.cpu.isa
-    mapped, why = mmap, ""
+    encodes = not has_cache(header)
+    mapped, why = (True if encodes else mmap), ""
     if mapped is None:
         on_cpu = machine.chosen.backend.endswith("-cpu")
         mapped, why = choose_mapped(header, isa) if on_cpu else (True, "")
 
     def memory(tokens: int, cache: Cache, available: int) -> Memory:
+        if encodes:
+            return encoder_memory.of_gguf(header, tokens, cache.workers, isa=isa, available_bytes=available)
         return predict(header, tokens, cache, isa=isa, mapped=mapped, available_bytes=available)
 
     trained = header.get("{arch}.context_length", int, UNSTATED_CONTEXT)
+    if encodes:  # its greatest text
+        trained = min(trained, header.get("edge.max_tokens", int, trained))
     if trained < 1:
         raise BadGGUF(
             f"the header states a context of {trained} tokens", hint="get another file of this model"
@@ -103,7 +108,7 @@ def of_onnx_folder(folder: OnnxFolder) -> Artifact:
         return Artifact(folder.level, said.context, chosen, decoding, (), folder=folder)
 
     def encoding(tokens: int, cache: Cache, available: int) -> Memory:
-        return onnx_memory.of_encoder(folder, tokens, available_bytes=available)
+        return onnx_memory.of_encoder(folder, tokens, cache.workers, available_bytes=available)
 
     refusal = f"no text: its task is {folder.task}, so chat and generate refuse it"
     return Artifact(folder.level or "ONNX", folder.max_tokens, chosen, encoding, (refusal,), folder=folder)
@@ -113,10 +118,12 @@ def read_artifact(model: store.Model) -> Header:
     """The header of a GGUF model; for one split into parts, the tensors and bytes of all of them."""
     if model.path.is_dir():
         adapter = is_adapter([path.name for path in model.files])
-        run = f"run `edge convert {shlex.quote(model.name if model.added else model.ref)}`"
+        name = shlex.quote(model.name if model.added else model.ref)
+        compare = "" if adapter else f"; `edge plan --all {name}` compares what it could be made into"
         raise RequestError(
             f"{model.name} is not a GGUF file but {'a LoRA adapter' if adapter else 'a checkpoint'}",
-            hint=f"{run}, then give {'--lora' if adapter else 'this command'} the file that it writes",
+            hint=f"run `edge convert {name}`, then give {'--lora' if adapter else 'this command'} the file that it "
+            f"writes{compare}",
         )
     if model.path.suffix == ".onnx":
         raise RequestError(f"{model.name} is not a GGUF file ({model.path.name})", hint="name a GGUF model")

@@ -72,6 +72,7 @@ class Cache:
     flash   flash attention, which keeps no scores of a whole batch and takes its mask in f16
     rows    rows of logits
     batch   tokens of one graph
+    workers an encoder's, which compute side by side
     """
 
     sequences: int = 1
@@ -80,6 +81,7 @@ class Cache:
     flash: bool = True
     rows: int = 1
     batch: int = BATCH
+    workers: int = 1
 
     @property
     def streams(self) -> int:

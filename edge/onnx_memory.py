@@ -20,12 +20,26 @@ from typing import Any
 from edge.memory import BATCH, CANDIDATE_BYTES, MIB, Memory
 from edge.onnx_folder import DecoderFolder, OnnxFolder
 
-PROCESS_BYTES = 62 * MIB  # a Python process with the command, the template engine and both libraries
+# A Python process with the command, the template engine, both libraries and an open session; measured of a 20 M llama
+PROCESS_BYTES = 82 * MIB
 TOKEN_BYTES = 420  # a vocabulary entry with its merges in the tokenizers library
 # Resident bytes a byte of the files: mapped, and rearranged copies; half is widened to float32
-MAPPED = {"fp32": 1.02, "fp16": 1.9, "int8": 1.0, "int8w": 1.15, "int4": 1.2}
+MAPPED = {"fp32": 1.0, "fp16": 2.05, "int8": 1.0, "int8w": 1.25, "int4": 1.4}
 READ = 1.8  # of weights inside model.onnx, whose bytes and copies stay
-TEXTS = 32  # an encoder's batch
+# Encoders, measured of all-MiniLM-L6-v2 and SST-2 bert-tiny: the process, and what a session keeps once it has run
+ENCODER_BYTES, RUN_BYTES = 69 * MIB + MIB // 2, MIB + MIB // 4
+TOKENS = 512  # of a batch, but for a longer text: edge.tasks.stream.BATCH_TOKENS
+EMBEDDING = {"fp32": 4, "fp16": 2, "int8": 1, "int8w": 1, "int4": 1}  # bytes an element
+# Bytes kept a byte of the matrices, rearranged for the kernels, and bytes of a worker
+# beside its activations: its thread and what is widened while it computes
+ENCODER = {
+    "fp32": (0.55, 5 * MIB // 2),
+    "fp16": (1.9, 13 * MIB // 2),
+    "int8": (0.6, 5 * MIB // 2),
+    "int8w": (0.3, 15 * MIB // 2),
+    "int4": (0.1, 21 * MIB // 2),
+}
+FOREIGN = (0.6, 5 * MIB)
 
 
 def of_decoder(
@@ -34,7 +48,7 @@ def of_decoder(
     """The memory one process needs to continue texts at this context (tokens)."""
     table = said.vocabulary * said.width * 4 if folder.level in ("fp32", "fp16") else 0  # the output's copy
     width, tokens = max(said.width, said.heads * said.head_size), min(BATCH, context)
-    scores = said.heads * tokens * context
+    scores = said.heads * tokens * context // 4  # of some heads at a time
     activations = tokens * (3 * said.inner + 4 * width)
     parts = (
         folder.bytes,
@@ -47,21 +61,29 @@ def of_decoder(
     return Memory(*parts, sum(parts), available_bytes)
 
 
-def of_encoder(folder: OnnxFolder, context: int, *, available_bytes: int = 0) -> Memory:
-    """The memory one process needs to read batches of texts of so many tokens."""
+def of_encoder(folder: OnnxFolder, context: int, workers: int = 1, *, available_bytes: int = 0) -> Memory:
+    """The memory one process needs to read texts of up to so many tokens, a batch of them on each worker.
+
+    The peak is while it loads, when the embedding lies there twice, or while all the workers run.
+    """
     config = folder.config
     width = folder.width or number(config, "hidden_size", "dim")
     inner = number(config, "intermediate_size", "hidden_dim") or 4 * width
     heads = number(config, "num_attention_heads", "n_heads")
-    activations = context * (2 * inner + 4 * width) + heads * context * context
     vocabulary = number(config, "vocab_size")
+    embedding = min(folder.bytes, vocabulary * width * EMBEDDING.get(folder.level, 4))
+    share, beside = ENCODER.get(folder.level, FOREIGN)
+    tokens = max(TOKENS, context)
+    attending = 2 * heads * tokens * context + 5 * width * tokens
+    activations = 4 * max(attending, (2 * inner + 3 * width) * tokens)
+    kept, computing = round((folder.bytes - embedding) * share) + RUN_BYTES, workers * (activations + beside)
     parts = (
         folder.bytes,
-        round(folder.bytes * (READ - 1)),
+        kept,
         0,
-        4 * TEXTS * activations,
+        max(computing, embedding - kept),
         0,
-        PROCESS_BYTES + vocabulary * TOKEN_BYTES,
+        ENCODER_BYTES + vocabulary * TOKEN_BYTES,
     )
     return Memory(*parts, sum(parts), available_bytes)
 

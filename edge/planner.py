@@ -151,7 +151,7 @@ def plan(
             return (Cache(sequences, type="f32", flash=False, rows=max(sequences, LOGITS_ROWS), batch=batch),)
         answers = min(sequences, slots) if parallel > 1 else sequences
         ways = kept.caches(found.header, answers, slots, rows=guessed, asked=kv, smaller=smaller)
-        return tuple(replace(way, batch=batch) for way in ways)
+        return tuple(replace(way, batch=batch, workers=use.prefill) for way in ways)
 
     room = Room(found, budget, beside, caches)
     tried = caches(parallel)

@@ -36,6 +36,7 @@ LAYERS = [
     {"edge.budget"},
     {"edge.onnx_speed"},
     {"edge.kv", "edge.speed", "edge.artifact"},
+    {"edge.encoder_memory"},
     {
         "edge.machine",
         "edge.store",

@@ -82,6 +82,7 @@ def memory(
 ) -> None:
     """The plan's memory beside what a run really took.
 
+    An encoder reads batches of texts of --ctx tokens on every thread.
     Every model with every --ctx, --parallel, --kv and --mmap, each in a fresh process that prefills up to --prompt
     tokens in each conversation. Measured is the peak resident size (VmHWM); cgroup the peak of a control group of
     its own.
@@ -111,7 +112,7 @@ def memory(
         for name, of in by_model(cells)
     ]
     rows = [row(cell) for cell in cells]
-    made = record("memory", rows, before=before, work=work, settings={"threads": threads})
+    made = record("memory", rows, before=before, work=work, settings={"threads": threads} if threads else {})
     output.show(made, COLUMNS, notes)
 
 
@@ -120,6 +121,8 @@ def row(cell: Cell) -> Row:
     from edge.bench.record import Row
 
     mapped = "on" if cell.mmap else "off"
-    figures = {**vars(cell), "mmap": mapped, "error": cell.error}
+    # settings are texts, which a comparison makes no ratios of
+    said = {"context": str(cell.context), "parallel": str(cell.parallel), "mmap": mapped}
+    figures = {**vars(cell), **said, "error": cell.error}
     name = f"{figures.pop('artifact')} {cell.level} {cell.context} {cell.parallel} {cell.kv} {mapped}"
     return Row(name, figures)
