@@ -7,7 +7,7 @@ every tensor's type is the same or has a whole bit more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edge.candidate import ANSWER, HERE, Candidate, common_measure, seconds_of, speed_of, surely_as_good
@@ -31,16 +31,20 @@ REQUEST = f"{TYPICAL_PROMPT} tokens in and {ANSWER} out"
 class Row:
     """One candidate. Speeds in tokens a second and the divergence in nats a token are None where not measured.
 
-    reason  clauses with "; " between them, the first says where it is: "here", "to make" or "to pull"
+    memory_bytes  predicted for the whole process, by which it fits or not
+    kld_measure   base, text and tokens in one, a key of `Choice.measures`: only divergences of one are comparable
+    reason        clauses with "; " between them, the first says where it is: "here", "to make" or "to pull"
     """
 
     artifact: str
     level: str
     bytes: int
+    memory_bytes: int
     fits: bool
     prefill_tps: float | None
     decode_tps: float | None
     kld_mean: float | None
+    kld_measure: str
     reason: str
 
 
@@ -48,13 +52,15 @@ class Row:
 class Choice:
     """The rows, larger before smaller; `pick` is the artifact of one of them, or None where none is possible.
 
-    reason  of the pick, or why there is none; `notes` are what the figures go by
+    reason    of the pick, or why there is none; `notes` are what the figures go by
+    measures  what divergences were measured with, in words; first the one by which candidates are compared
     """
 
     rows: tuple[Row, ...]
     pick: str | None
     reason: str
     notes: tuple[str, ...]
+    measures: Mapping[str, str]
 
     @property
     def picked(self) -> Row:
@@ -102,7 +108,7 @@ def choose(
     budget      bytes of memory that there are; `goal.memory` may make them fewer
     unmeasured  why there are no rates, in words
 
-    Raises RequestError where nothing is to choose from, and for a time to the first token without rates.
+    Raises RequestError where nothing is to choose from, and for speed or a time to the first token without rates.
     """
     if not candidates:
         raise RequestError("there is nothing to choose from", hint="name a GGUF model or a checkpoint")
@@ -111,8 +117,9 @@ def choose(
             f"the measurement of this host is no evidence, as it was {', '.join(rates.marks)}; {AGAIN}"
         )
         rates = None
-    if goal.ttft is not None and rates is None:
-        raise RequestError(f"ttft={goal.ttft:g} cannot be judged: {unmeasured}")
+    if rates is None and (goal.ttft is not None or goal.aim == SPEED):
+        asked = SPEED if goal.ttft is None else f"ttft={goal.ttft:g}"
+        raise RequestError(f"the goal {asked} cannot be judged: {unmeasured}")
     budget = min(budget, goal.memory or budget)
     common = common_measure(candidates, REFERENCE)
     cases = [case_of(one, rates, budget, common) for one in candidates]
@@ -128,18 +135,22 @@ def choose(
             artifact=case.one.artifact,
             level=case.one.level,
             bytes=case.one.bytes,
+            memory_bytes=case.one.memory_bytes,
             fits=case.fits,
             prefill_tps=case.speed.prefill_tps if case.speed else None,
             decode_tps=case.speed.decode_tps if case.speed and case.one.generates else None,
             kld_mean=divergence(case.shown),
+            kld_measure=case.shown.measure if case.shown else "",
             reason="; ".join(
                 filter(None, (case.one.where, why if case is pick else why_not(case, pick, field, goal)))
             ),
         )
         for case in cases
     )
-    notes = (*([f"speeds: {unmeasured}"] if rates is None else []), *of_measure(field))
-    return Choice(rows, pick.one.artifact if pick else None, why, notes)
+    measures = {quality.measure: in_words(quality) for quality in measures_of(field)}
+    notes = [f"speeds: {unmeasured}"] if rates is None else []
+    notes += [f"kld: {words}" for words in [*measures.values()][:1]]
+    return Choice(rows, pick.one.artifact if pick else None, why, tuple(notes), measures)
 
 
 def case_of(one: Candidate, rates: Rates | None, budget: int, common: str) -> Case:
@@ -171,7 +182,7 @@ def picked(field: Field, goal: Goal) -> tuple[Case, str]:
 
 
 def fastest(field: Field) -> tuple[Case, str]:
-    """The least time for a typical request; where nothing was measured of the host, the fewest bytes.
+    """The least time for a typical request; where no speed is predicted of any, the fewest bytes.
 
     Below 4 bits a weight only what has a measured quality: a model that answers nonsense is no faster one.
     """
@@ -318,7 +329,7 @@ def why_not(case: Case, pick: Case | None, field: Field, goal: Goal) -> str:
     elif pick is not None:
         found.append(behind(case, pick, field, goal))
     if case.shown and field.measure and case.shown.measure != field.measure.measure:
-        found.append(f"its divergence is by another measure: {case.shown.tokens} tokens of {case.shown.text}")
+        found.append("its divergence is by another measure")
     return "; ".join([*found, *filter(None, [case.one.note])])
 
 
@@ -373,10 +384,13 @@ def why_none(field: Field, goal: Goal, budget: int) -> str:
     return f"nothing that fits in {mib(budget)} can be taken: {blocked.level} {blocked.blocked}{others}"
 
 
-def of_measure(field: Field) -> list[str]:
-    """What the divergences were measured with."""
-    if field.measure is None:
-        return []
-    found = field.measure
-    weak = ", which is weak evidence" if found.kind == CERTIFICATE else ""
-    return [f"kld: from {found.base}, over {found.tokens:,} tokens of {found.text}{weak}"]
+def measures_of(field: Field) -> list[Quality]:
+    """A quality of each measure that rows show, the common one first."""
+    shown = [case.shown for case in field.cases if case.shown]
+    return [field.measure, *shown] if field.measure else shown
+
+
+def in_words(found: Quality) -> str:
+    """What a divergence was measured with."""
+    rough = ", which tells only large differences" if found.kind == CERTIFICATE else ""
+    return f"from {found.base}, over {found.tokens:,} tokens of {found.text}{rough}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,11 +44,25 @@ def write(path: Path, content: Callable[[], Any]) -> Path:
         with locked(path.parent), whole(path, PRIVATE) as file:
             file.write(json.dumps(content(), indent=1).encode())
     except OSError as error:
-        raise StoreError(
-            f"what was measured cannot be kept in {path.parent}: {error.strerror}",
-            hint="make room or set EDGE_HOME to a folder that can be written",
-        ) from error
+        raise refused(path, error) from error
     return path
+
+
+def check(path: Path) -> None:
+    """Raise StoreError where `write` could not put the file in its place."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise refused(path, error) from error
+
+
+def refused(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"what was measured cannot be kept in {path.parent}: {error.strerror}",
+        hint="make room or set EDGE_HOME to a folder that can be written",
+    )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import Any
 
 from edge.onnx_folder import DecoderFolder, OnnxFolder, decoder_of, is_count
 from edge.rates import AGAIN, Kernel, Rates
-from edge.speed import Speed, Work, bound, encoding, near_threads, over_rows
+from edge.speed import Speed, Work, bound, encoding, fraction, near_threads, over_rows
 
 BATCH = 512  # tokens of an encoder's batch (edge/tasks/stream.py)
 # The model types whose layers are BERT's: four matrices of attention, two of the feed-forward, two norms
@@ -169,8 +169,8 @@ def decoder(sizes: Sizes, level: str, rates: Rates, threads: int, depth: int, pr
         prompt_tokens=prompt,
         prefill_bound=bound(read, prefill),
         decode_bound=bound(read, step),
-        prefill_fraction=2 * prompt * sizes.weights / peak(rates, 1) / prefill,
-        decode_fraction=read / step,
+        prefill_fraction=fraction(read, 2 * prompt * sizes.weights / peak(rates, 1), prefill),
+        decode_fraction=fraction(read, 2 * (sizes.weights + sizes.head_weights) / peak(rates, 1), step),
     )
 
 

@@ -48,8 +48,8 @@ class Speed:
     ttft_s                       seconds until the first token of a prompt of `prompt_tokens`, or a text's encoding
     prefill_bound, decode_bound  "bandwidth" where reading the weights once at the measured bandwidth is the larger part
                                  of a step, else "arithmetic"
-    prefill_fraction             of the best arithmetic rate that any type reaches here
-    decode_fraction              of the measured bandwidth
+    prefill_fraction, decode_fraction   of the limit that binds: of the most bandwidth that was measured, or of the
+                                 best arithmetic rate that any type reaches here
     """
 
     prefill_tps: float
@@ -101,21 +101,19 @@ def predict(
     prefill = prompt_seconds(header, rates, prefill_threads, prompt)
     step = step_seconds(header, rates, decode_threads, rows, (depth,) * rows, outputs=rows)
     read = sum(tensor.bytes * share for tensor, share in matrices(header)) / rates.peak_bandwidth
-    batches = -(-prompt // BATCH)
-    work = (
-        2
-        * prompt
-        * sum(tensor.elements * share for tensor, share in matrices(header) if not of_outputs(header, tensor))
-    )
+    reading = read * -(-prompt // BATCH)
+    weights = [(tensor.elements * share, of_outputs(header, tensor)) for tensor, share in matrices(header)]
+    inner = sum(count for count, of_output in weights if not of_output)
+    whole = sum(count for count, _ in weights)
     return Speed(
         prefill_tps=prompt / prefill,
         decode_tps=rows / step,
         ttft_s=prefill,
         prompt_tokens=prompt,
-        prefill_bound=bound(read * batches, prefill),
+        prefill_bound=bound(reading, prefill),
         decode_bound=bound(read, step),
-        prefill_fraction=work / rates.peak_arithmetic / prefill,
-        decode_fraction=read / step,
+        prefill_fraction=fraction(reading, 2 * prompt * inner / rates.peak_arithmetic, prefill),
+        decode_fraction=fraction(read, 2 * rows * whole / rates.peak_arithmetic, step),
     )
 
 
@@ -144,13 +142,18 @@ def encoding(seconds: Callable[[int, int], float], work: Work, most: int, batch:
         prompt_tokens=tokens,
         prefill_bound=bound(work.read, taken),
         decode_bound="",
-        prefill_fraction=workers * texts * tokens * work.row / taken,
+        prefill_fraction=fraction(work.read, workers * texts * tokens * work.row, taken),
         decode_fraction=None,
     )
 
 
 def bound(reading: float, whole: float) -> str:
     return "bandwidth" if reading > HALF * whole else "arithmetic"
+
+
+def fraction(reading: float, computing: float, whole: float) -> float:
+    """How much of the limit that binds is reached, from the seconds that each would take at its measured best."""
+    return (reading if reading > HALF * whole else computing) / whole
 
 
 def prompt_seconds(header: Header, rates: Rates, threads: int, prompt: int) -> float:

@@ -111,7 +111,8 @@ def test_rows_are_what_is_promised_larger_before_smaller():
     found = pick(ALL)
     assert [row.bytes for row in found.rows] == sorted((one.bytes for one in ALL), reverse=True)
     fields = {"artifact", "level", "bytes", "fits", "prefill_tps", "decode_tps", "kld_mean", "reason"}
-    assert all(set(vars(row)) == fields for row in found.rows)
+    assert all(set(vars(row)) == fields | {"memory_bytes", "kld_measure"} for row in found.rows)
+    assert {row.level: row.memory_bytes for row in found.rows} == {one.level: one.memory_bytes for one in ALL}
     by_level = {row.level: row for row in found.rows}
     assert by_level["F16"].kld_mean == 0.0
     assert by_level["IQ4_NL"].kld_mean == 0.03
@@ -161,16 +162,21 @@ def test_divergences_of_another_base_or_text_are_not_compared():
     row = next(row for row in found.rows if row.level == "IQ4_NL")
     assert row.kld_mean == 0.001
     assert "by another measure" in row.reason
+    common, theirs = found.measures
+    assert row.kld_measure == theirs
+    assert all(row.kld_measure == common for row in found.rows if row.level != "IQ4_NL")
+    assert "from base" in found.measures[common]
+    assert "from other" in found.measures[theirs]
 
 
-def test_a_certificate_counts_and_is_called_weak():
+def test_a_certificate_counts_and_is_called_rough():
     weak = [
         replace(one, qualities=(measured(kld, kind="certificate", tokens=135),))
         for one, kld in ((Q4_K_M, 0.03), (IQ4_NL, 0.02))
     ]
     found = pick(weak)
     assert found.pick == "m-IQ4_NL.gguf"
-    assert any("weak evidence" in note for note in found.notes)
+    assert any("tells only large differences" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("marks", [("busy",), ("throttled", "wide spread")])
@@ -182,13 +188,17 @@ def test_a_measurement_that_is_marked_is_no_evidence(marks):
 
 
 def test_without_a_measured_host_speeds_are_null_and_a_note_says_what_to_run():
-    for goals, expected in (((), "m-Q4_K_M.gguf"), (("speed",), SMALLEST), (("quality",), "m-F16.gguf")):
+    for goals, expected in (((), "m-Q4_K_M.gguf"), (("quality",), "m-F16.gguf")):
         found = pick(ALL, *goals, rates=None)
         assert found.pick == expected
         assert all(row.prefill_tps is row.decode_tps is None for row in found.rows)
         assert any("edge host --measure" in note for note in found.notes)
-    with pytest.raises(RequestError, match="ttft=1 cannot be judged"):
-        pick(ALL, "ttft=1", rates=None)
+    for goal in ("ttft=1", "speed"):
+        for candidates in (ALL, unmeasured(*ALL), (IQ4_NL,)):
+            with pytest.raises(
+                RequestError, match=f"the goal {goal} cannot be judged: .*edge host --measure"
+            ):
+                pick(candidates, goal, rates=None)
 
 
 def test_speed_takes_few_bits_only_where_their_quality_was_measured():
@@ -299,10 +309,12 @@ def reasons(found):
 def test_the_smallest_without_speeds_says_by_what_it_was_taken():
     """One that was measured may have matrices of two bits: the reason does not deny it."""
     low = candidate("Q2_K", "Q2_K", "Q2_K")
-    found = pick((*ALL, replace(low, qualities=(measured(2.0),))), "speed", rates=None)
+    none = recorded_rates([Kernel("Q5_1", 512, 1, 512, 1e-9, 6.0, 0.01)])
+    assert pick(ALL, "speed", rates=none).pick == SMALLEST
+    found = pick((*ALL, replace(low, qualities=(measured(2.0),))), "speed", rates=none)
     assert found.picked.level == "Q2_K"
     assert "of those measured or without a matrix under 4 bits" in found.reason
-    found = pick((low, replace(low, artifact="m", level="low")), "speed", rates=None)
+    found = pick((low, replace(low, artifact="m", level="low")), "speed", rates=none)
     assert "under 4 bits" not in found.reason
 
 

@@ -109,16 +109,16 @@ def test_the_screen_in_full(taken):
     assert "1        10.0 GB/s (9.0 to 11.0)   60 %     100 %\n" in text
     assert "fp32  32    6.4      3.3     12.8        13.3  10 %\n" in text
     assert "in 15 s, spread 10 %" in text
-    assert "weak" not in text
+    assert "disturbed" not in text
 
 
 def test_marks_are_said_in_both(taken):
     marked = replace(taken, marks=("busy: other processes used 40 % of the CPUs", "throttled: under-voltage"))
-    assert [row for row in in_brief(marked) if row[0] in ("weak", "")] == [
-        ("weak", "busy: other processes used 40 % of the CPUs"),
+    assert [row for row in in_brief(marked) if row[0] in ("disturbed", "")] == [
+        ("disturbed", "busy: other processes used 40 % of the CPUs"),
         ("", "throttled: under-voltage"),
     ]
-    assert "weak       busy: other processes used 40 % of the CPUs\n           throttled: under-v" in in_full(
+    assert "disturbed  busy: other processes used 40 % of the CPUs\n           throttled: under-v" in in_full(
         marked, "decode"
     )
 
@@ -152,8 +152,22 @@ def test_a_damaged_measurement_is_none_and_says_so(capsys, text, taken):
     assert "is damaged; run edge host --measure" in capsys.readouterr().out
 
 
-def test_a_home_that_cannot_be_written_loses_the_file_and_not_the_figures(capsys, home, measuring, taken):
+def test_a_home_that_cannot_be_written_is_refused_before_measuring(capsys, home, measuring):
     home.write_text("a file where the folder would be")
+    assert run(["host", "--measure"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    (line,) = shown.err.splitlines()  # no progress before it
+    assert "what was measured cannot be kept" in line
+
+
+def test_a_disk_that_fills_meanwhile_loses_the_file_and_not_the_figures(capsys, home, taken, monkeypatch):
+    def measure(report):
+        home.rmdir()
+        home.write_text("a file where the folder would be")
+        return taken
+
+    monkeypatch.setattr(edge.measure, "measure", measure)
     assert run(["host", "--measure"]) == 1
     shown = capsys.readouterr()
     assert shown.out == in_full(taken, "decode") + "\n"

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import gguf
 import pytest
+import tiny_checkpoints
 from odd_models import encoder
 from tiny import tiny_llama
 
 from edge.cli import run
+from edge.cli.plan import limited
 
 MIB = 1 << 20
 
@@ -107,6 +109,54 @@ def test_settings_out_of_range(args, code, says, model, capsys):
     err = capsys.readouterr().err
     assert says in err
     assert err.count("\n") == (code > 0)
+
+
+def test_several_models_are_planned_beside_each_other(model, tmp_path, capsys):
+    other = str(tiny_llama(tmp_path / "other.gguf"))
+    single = {}
+    for ref in (model, other):
+        assert run(["plan", ref, "--json"]) == 0
+        single[ref] = json.loads(capsys.readouterr().out)["memory"]
+    assert run(["plan", model, other, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"plans", "fits"}
+    assert found["fits"] is True
+    totals = [one["memory"]["total_bytes"] for one in found["plans"]]
+    assert max(one["total_bytes"] for one in single.values()) < min(totals)
+    assert max(totals) < sum(one["total_bytes"] for one in single.values())  # the process is there once
+    assert run(["plan", model, other]) == 0
+    out = capsys.readouterr().out
+    assert out.count("\nbackend ") == 2
+    assert "\n\ntogether  " in out
+
+
+def test_models_that_fit_alone_and_not_together_are_4(model, tmp_path, capsys):
+    other = str(tiny_llama(tmp_path / "other.gguf"))
+    assert run(["plan", model, other, "--json"]) == 0
+    needs = [one["memory"]["total_bytes"] for one in json.loads(capsys.readouterr().out)["plans"]]
+    room = str(max(needs) - 1)
+    assert run(["plan", model, "--memory", room]) == 0
+    capsys.readouterr()
+    assert run(["plan", model, other, "--memory", room, "--json"]) == 4
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["fits"] is False
+    assert shown.err.startswith("edge: together tiny, other need ")
+    assert shown.err.count("\n") == 1
+    assert run(["plan", model, other, "--ctx", "auto"]) == 2
+    assert "--ctx auto is for one model" in capsys.readouterr().err
+
+
+def test_the_limit_that_binds_is_the_one_whose_share_is_told():
+    assert limited("bandwidth", 0.634) == "limited by memory bandwidth, at 63% of this host's peak"
+    assert limited("arithmetic", 0.09) == "limited by arithmetic, at 9% of this host's peak"
+
+
+def test_a_checkpoint_is_pointed_to_the_comparison(tmp_path, capsys):
+    folder = tiny_checkpoints.write("llama", tmp_path / "model")
+    assert run(["plan", str(folder)]) == 2
+    err = capsys.readouterr().err
+    assert f"`edge plan --all {folder}`" in err
+    assert err.count("\n") == 1
 
 
 def test_what_is_no_model_is_refused(tmp_path, capsys):

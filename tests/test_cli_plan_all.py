@@ -1,7 +1,7 @@
 """`edge plan --all`: the JSON contract, the screen, contradictory goals, what does not fit."""
 
 import json
-import shutil
+from pathlib import Path
 
 import pytest
 import tiny_checkpoints
@@ -9,13 +9,21 @@ from recorded_rates import kernels_of, recorded_rates
 from tiny import tiny_llama
 
 from edge import rates
-from edge.candidate import BITS
+from edge.candidate import BITS, HERE, Candidate
+from edge.choose import choose
 from edge.cli import run
+from edge.cli.plan_table import side_by_side
+from edge.convert.choices import Found
 from edge.convert.onnx.levels import LEVELS
 from edge.convert.quantize import levels
+from edge.evidence import CERTIFICATE, RUN, Quality
+from edge.goals import goal_of
 from edge.machine import host
 
-FIELDS = ("artifact", "level", "bytes", "fits", "prefill_tps", "decode_tps", "kld_mean", "reason")
+FIELDS = (
+    *("artifact", "level", "bytes", "memory_bytes", "fits"),
+    *("prefill_tps", "decode_tps", "kld_mean", "kld_measure", "reason"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -81,26 +89,76 @@ def test_rates_that_are_stale_or_marked_are_no_evidence(stale, source, capsys, h
     assert {"marks": "busy", "library": "0.0.1", "damaged": "damaged"}[stale] in note
     assert run(["plan", "--all", source, "--goal", "ttft=1"]) == 2
     assert "ttft=1 cannot be judged" in capsys.readouterr().err
+    assert run(["plan", "--all", source, "--goal", "speed"]) == 2
+    err = capsys.readouterr().err
+    assert "the goal speed cannot be judged" in err
+    assert "run edge host --measure" in err
 
 
-def test_the_screen_marks_the_pick_in_a_hundred_columns(source, capsys):
+def test_the_screen_marks_the_pick_in_eighty_columns(source, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     assert run(["plan", "--all", source]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 100
-    assert lines[0].split() == ["LEVEL", "SIZE", "FITS", "PREFILL", "DECODE", "KLD", "WHERE", "FILE"]
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["LEVEL", "SIZE", "MEMORY", "FITS", "PREFILL", "DECODE", "KLD", "FILE"]
     (pick,) = [line for line in lines if line.startswith("▸")]
     assert pick.split()[1] == "Q4_K_M"
     assert any(line.startswith("pick      Q4_K_M: ") for line in lines)
     assert any(line.startswith("speeds    this host is not measured") for line in lines)
 
 
-def test_a_long_name_is_cut_at_its_beginning(source, tmp_path, capsys):
-    folder = tmp_path / ("a-name-of-many-words" * 4)
-    shutil.copytree(source, folder)
-    assert run(["plan", "--all", str(folder)]) == 0
+def test_only_rows_that_could_matter_are_shown_and_the_others_counted(source, capsys):
+    measure()
+    found = planned(capsys, source)
+    assert run(["plan", "--all", source]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 100
-    assert any(line.endswith("words-q4_k_m.gguf") and "…" in line for line in lines)
+    shown = {line.removeprefix("▸").split()[0] for line in lines[1 : lines.index("")]}
+    assert "Q4_K_M" in shown
+    assert len(shown) < len(found["rows"])
+    (more,) = [line for line in lines if line.startswith("more")]
+    assert more.split()[1] == str(len(found["rows"]) - len(shown))
+    assert "--json" in more
+
+
+def quality(kld, text, *, certificate=False):
+    kind = CERTIFICATE if certificate else RUN
+    return Quality(kld, None, None, None, "base", text, 100, 100, kind, f"{text} {kind}")
+
+
+def test_divergences_of_different_texts_are_marked():
+    ours = [
+        Candidate("a-Q4_K_M.gguf", "Q4_K_M", 2 << 20, 3 << 20, HERE, qualities=(quality(0.02, "wiki"),)),
+        Candidate("a-Q8_0.gguf", "Q8_0", 4 << 20, 5 << 20, HERE, qualities=(quality(0.01, "wiki"),)),
+        Candidate(
+            "a-Q6_K.gguf", "Q6_K", 3 << 20, 4 << 20, HERE, qualities=(quality(0.5, "t", certificate=True),)
+        ),
+    ]
+    lines = side_by_side(
+        Found(choose(ours, None, goal_of([]), budget=1 << 40), tuple(ours), Path())
+    ).splitlines()
+    (other,) = [line for line in lines if "0.5*" in line]
+    assert "Q6_K" in other
+    assert sum("*" in line for line in lines) == 2
+    assert any(line.startswith("kld *     from base, over 100 tokens of t") for line in lines)
+
+
+def test_where_nothing_fits_the_smallest_is_shown_too(source, capsys):
+    assert run(["plan", "--all", source, "--memory", "1MiB"]) == 4
+    lines = capsys.readouterr().out.splitlines()
+    levels = [line.split()[0] for line in lines[1 : lines.index("")]]
+    assert "Q4_K_M" in levels
+    assert len(levels) == 2
+
+
+def test_a_long_name_is_cut_at_its_beginning(tmp_path, capsys):
+    path = str(tiny_llama(tmp_path / f"{'a-name-of-many-words' * 4}-f32.gguf"))
+    for columns in ("80", "110"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("COLUMNS", columns)
+            assert run(["plan", "--all", path]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= int(columns)
+        assert any(line.endswith("-f32.gguf") and "…" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +170,9 @@ def test_a_long_name_is_cut_at_its_beginning(source, tmp_path, capsys):
         (["--memory", "1MiB"], 4, "nothing fits in 1 MiB: the smallest to run, "),
         (["--parallel", "2"], 2, "--parallel does not go with --all"),
         (["--kv", "q8_0"], 2, "--kv does not go with --all"),
+        (["other.gguf"], 2, "--all compares the files of one model"),
+        (["--goal", "memory=0"], 2, "is not a size"),
+        (["--goal", "ttft=0"], 2, "ttft=0 is no time"),
         (["--ctx", "0"], 2, "out of range"),
     ],
 )

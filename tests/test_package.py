@@ -32,6 +32,7 @@ LAYERS = [
     {"edge.chat"},
     {"edge.engine", "edge.onnx", "edge.structure"},
     {"edge.choose", "edge.candidate", "edge.hub_choice"},
+    {"edge.together"},
     {"edge.planner"},
     {"edge.budget"},
     {"edge.onnx_speed"},

@@ -145,7 +145,10 @@ def test_the_bound_is_the_larger_part_and_the_fraction_that_of_the_limit():
     assert slow.decode_fraction == pytest.approx(bytes_read / (10 * BILLION) * slow.decode_tps)
     assert slow.decode_bound == "bandwidth"  # 4.5 bits in 0.1 ns are 5.6 of 10 GB/s
     wide = replace(rates_of(), bandwidth=(Bandwidth(1, 100.0, 90.0, 110.0),))
-    assert speed(header_of(), wide).decode_bound == "arithmetic"
+    quick = speed(header_of(), wide)
+    assert quick.decode_bound == "arithmetic"
+    elements = sum(tensor.elements for tensor in read if len(tensor.shape) > 1) - HEAD_WEIGHTS
+    assert quick.decode_fraction == pytest.approx(2 * elements * quick.decode_tps / wide.peak_arithmetic)
     assert slow.prefill_bound == "arithmetic"
     assert 0 < slow.prefill_fraction <= 1
 

@@ -148,7 +148,8 @@ def test_a_chat_says_to_convert_it_first(hub, monkeypatch, capsys):
     store.pull(REF)
     assert said(["chat", REF, "--", "Hello"], capsys, code=2) == (
         "edge: tiny-llama is not a GGUF file but a checkpoint; run `edge convert tiny-llama`, "
-        "then give this command the file that it writes"
+        "then give this command the file that it writes; "
+        "`edge plan --all tiny-llama` compares what it could be made into"
     )
 
 

@@ -35,9 +35,11 @@ path_option = click.Path(path_type=Path)
 @click.option("--imatrix", type=path_option, metavar="FILE", help="Importance matrix of llama.cpp's kind.")
 @click.option("--calibrate", metavar="TEXT|FILE", help="Make an importance matrix from a text, and keep it.")
 @click.option(
-    "--fit", metavar="SIZE", help="Choose each tensor's type so that the file has at most this size."
+    "--fit",
+    metavar="SIZE",
+    help="With --calibrate: choose each tensor's type so that the file has at most this size.",
 )
-@click.option("--bpw", type=float, metavar="X", help="The same, for so many bits a weight.")
+@click.option("--bpw", type=float, metavar="X", help="With --calibrate: the same, for so many bits a weight.")
 @click.option(
     "--for-host",
     is_flag=True,

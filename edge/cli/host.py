@@ -47,8 +47,11 @@ def measured(found: Host, by: str, as_json: bool) -> None:
 
     What has marks against it does not take the place of what has none: plans go by the better evidence.
     """
+    from edge.home import rates_file
+    from edge.kept import check
     from edge.measure import measure
 
+    check(rates_file())  # before 20 s are spent
     with ended.by_exception():
         taken = measure(lambda doing: click.echo(doing, err=True))
     before = rates.load(found)

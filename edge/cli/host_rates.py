@@ -46,8 +46,8 @@ def in_full(rates: Rates, by: str) -> str:
 
 
 def evidence(rates: Rates) -> list[Row]:
-    """Why it is weak; nothing where it is not."""
-    labels = ("weak", *("" for _ in rates.marks))
+    """What disturbed it, so that nothing is chosen by it; nothing where nothing did."""
+    labels = ("disturbed", *("" for _ in rates.marks))
     return [*zip(labels, rates.marks, strict=False)]
 
 

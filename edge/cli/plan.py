@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("ref", shell_complete=complete_ref)
+@click.argument("refs", metavar="REF...", nargs=-1, required=True, shell_complete=complete_ref)
 @click.option("--ctx", type=Context(), metavar="N|auto", help=CONTEXT_HELP)
 @click.option("--parallel", type=int, default=1, metavar="N", help="Conversations at a time, a context each.")
 @click.option(
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @goal_option
 @json_option
 def command(
-    ref: str,
+    refs: tuple[str, ...],
     ctx: int | str | None,
     parallel: int,
     kv: str | None,
@@ -38,13 +39,17 @@ def command(
 ) -> None:
     """Say what fits and how it would run, before loading.
 
-    Reads only the file's header. Exits with 4 when it does not fit, naming the nearest setting that does.
+    Reads only the file's header. Exits with 4 when it does not fit, naming the nearest setting that does. Several
+    models are planned as loaded at once, each with the others beside it.
 
     With --all REF may be a checkpoint's folder, too. Side by side stand the files of the model that are here and the
     levels it could be converted to: predicted speed for a prompt of 512 tokens, measured divergence (kld, nats a
-    token), and the one to take, by default the fastest that is no larger and no worse than Q4_K_M.
+    token), and the one to take, by default the fastest that is no larger and no worse than Q4_K_M. It reads more: the
+    small tensors and some pieces of the model and of the GGUF files beside it, to know which are of one model, and it
+    lays out the header of each level, which takes seconds. Either way no connection is opened and no file written.
 
     \b
+      edge plan smollm2-135m-instruct ./other.gguf --ctx 2048
       edge plan --all ./checkpoint
       edge plan --all smollm2-135m-instruct --goal memory=300MiB --goal speed
     """
@@ -52,13 +57,20 @@ def command(
         refuse_beside_all(parallel, kv)
         if isinstance(ctx, str):
             raise click.UsageError("--all compares at one context: give --ctx a number of tokens")
-        show_all(ref, ctx, memory, goal, as_json)
+        if len(refs) > 1:
+            raise RequestError("--all compares the files of one model", hint="name one")
+        show_all(refs[0], ctx, memory, goal, as_json)
         return
     if goal:
         raise RequestError("--goal chooses among several files", hint="give --all with it")
+    if len(refs) > 1:
+        if isinstance(ctx, str):
+            raise RequestError("--ctx auto is for one model", hint="give several a number of tokens")
+        show_together(refs, as_json, ctx=ctx, parallel=parallel, kv=kv, memory=memory)
+        return
     from edge.planner import plan
 
-    decided = plan(ref, ctx=ctx, parallel=parallel, kv=kv, memory=memory)
+    decided = plan(refs[0], ctx=ctx, parallel=parallel, kv=kv, memory=memory)
     if as_json:
         emit_json(decided)
     else:
@@ -81,12 +93,29 @@ def show_all(ref: str, ctx: int | None, memory: str | None, goal: tuple[str, ...
     from edge.convert.choices import choices
     from edge.goals import goal_of
 
-    found = choices(ref, goal_of(goal), ctx=ctx, memory=memory).choice
+    found = choices(ref, goal_of(goal), ctx=ctx, memory=memory)
     if as_json:
-        emit_json(found)
+        emit_json(found.choice)
     else:
         click.echo(side_by_side(found))
-    _ = found.picked  # raises where there is none
+    _ = found.choice.picked  # raises where there is none
+
+
+def show_together(refs: Sequence[str], as_json: bool, **settings: Any) -> None:
+    """Plans of models that are loaded at once. Raises DoesNotFit where they do not fit together."""
+    from edge.together import Together, plans
+
+    decided: Together = plans(refs, **settings)
+    if as_json:
+        emit_json(decided)
+    else:
+        texts = [describe(one) for one in decided.plans]
+        said = [
+            ("together", f"{decided.said}; weights above count the models beside"),
+            ("fits", "yes" if decided.fits else "no"),
+        ]
+        click.echo("\n\n".join([*texts, table(said)]))
+    decided.require_fit()
 
 
 def describe(decided: Plan) -> str:
@@ -121,24 +150,26 @@ def speeds(decided: Plan) -> list[tuple[str, str]]:
     if speed is None:
         return [("speed", decided.speed_reason)]
     together = f", {decided.parallel} conversations together" if decided.parallel > 1 else ""
-    reached = f"{speed.prefill_fraction:.0%} of the arithmetic this host's best kernel does"
-    limit = f"bound by {speed.prefill_bound}: {reached}"
-    if speed.decode_tps is None:
+    prefill = f"{speed.prefill_tps:,.0f} t/s"
+    limit = limited(speed.prefill_bound, speed.prefill_fraction)
+    if speed.decode_tps is None or speed.decode_fraction is None:
         return [
-            (
-                "texts",
-                f"{speed.prefill_tps:,.0f} t/s of {speed.prompt_tokens} tokens each in batches, {limit}",
-            ),
+            ("texts", f"{prefill} of {speed.prompt_tokens} tokens each in batches, {limit}"),
             ("one text", f"{1000 * speed.ttft_s:.1f} ms"),
             ("predicted", decided.speed_reason),
         ]
     return [
-        ("prefill", f"{speed.prefill_tps:,.0f} t/s, {limit}"),
+        ("prefill", f"{prefill}, {limit}"),
         (
             "decode",
-            f"{speed.decode_tps:,.0f} t/s{together}, bound by {speed.decode_bound}: {speed.decode_fraction:.0%} of "
-            "the memory's bandwidth",
+            f"{speed.decode_tps:,.0f} t/s{together}, {limited(speed.decode_bound, speed.decode_fraction)}",
         ),
         ("ttft", f"{speed.ttft_s:.2f} s for a prompt of {speed.prompt_tokens} tokens"),
         ("predicted", decided.speed_reason),
     ]
+
+
+def limited(bound: str, share: float) -> str:
+    """Which limit binds, and how much of that same limit is reached."""
+    limit = "memory bandwidth" if bound == "bandwidth" else bound
+    return f"limited by {limit}, at {share:.0%} of this host's peak"
