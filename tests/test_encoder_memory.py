@@ -4,7 +4,9 @@ import pytest
 from tiny_encoders import as_gguf, as_onnx
 
 from edge import encoder_memory, gguf_header, onnx_folder, onnx_memory
-from edge.bench.memory import memory
+from edge.bench.compare import ratio
+from edge.bench.memory import Cell, memory
+from edge.cli.bench_memory import row
 from edge.engine import encoder
 from edge.memory import MIB, vocabulary
 from edge.tasks import stream
@@ -40,3 +42,10 @@ def test_an_onnx_batch_has_so_many_tokens_whatever_the_texts_length():
 def test_the_plan_is_not_below_a_real_encoders_peak(made):
     (cell,) = memory([str(made("bert-classifier"))], [1 << 20], threads=2)
     assert 0 <= cell.error < 0.2
+
+
+def test_settings_are_texts_of_which_a_comparison_makes_no_ratios():
+    cell = Cell("tiny", "F32", 256, 2, "f16", True, 2, 1, None)
+    figures = row(cell).figures
+    assert (figures["context"], figures["parallel"]) == ("256", "2")
+    assert ratio(figures["context"], figures["context"]) is None
