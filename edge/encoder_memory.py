@@ -3,7 +3,7 @@
 An encoder keeps no cells, and has a context of one thread for each worker (edge/engine/encoder.py). Each of them holds
 room for the outputs of a batch: its vectors and, though nobody reads them, a row of logits for every token
 (llama.cpp src/llama-context.cpp, output_reserve). The file is mapped as a whole. The constants are our own
-measurements of all-MiniLM-L6-v2 and SST-2 bert-tiny at six levels, bench/LOG.md.
+measurements of all-MiniLM-L6-v2 (five levels) and SST-2 bert-tiny (two), bench/LOG.md.
 """
 
 from __future__ import annotations
