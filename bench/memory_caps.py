@@ -16,14 +16,14 @@ from typing import Any
 
 from edge.child import python_m
 from edge.errors import EngineError
-from edge.memory import CELL_PADDING
+from edge.memory import BATCH, CELL_PADDING
 from edge.planner import plan
 from edge.sizes import parse_size
 
 from .memory import forget, ran
 from .memory_group import group
 
-PROMPT = 64  # tokens: the cache is zeroed, and so taken, before
+PROMPT = BATCH + 8  # tokens: every row of a batch is computed, as the plan counts it
 
 
 @dataclass(frozen=True)

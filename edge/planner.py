@@ -275,5 +275,5 @@ def predicted(
     if speed is None:
         return None, f"speed is not predicted: {why}"
     when = date.fromtimestamp(rates.measured_at).isoformat()
-    marks = f", which is weak evidence: {', '.join(rates.marks)}" if rates.marks else ""
+    marks = f", which is no evidence to choose by: {', '.join(rates.marks)}" if rates.marks else ""
     return speed, f"by what was measured of this host on {when}{marks}"

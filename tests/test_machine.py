@@ -143,6 +143,13 @@ def test_resource_limits_count(tmp_path):
     assert look(recorded, tmp_path).memory == Memory(8 * GIB, (1024 - 300) * MIB, 1 * GIB)
 
 
+@pytest.mark.parametrize(("anonymous", "counted"), [(10, 10), (200, 22)])
+def test_what_an_interpreter_holds_is_part_of_what_a_model_takes(anonymous, counted, tmp_path):
+    status = f"RssAnon:\t {anonymous << 10} kB\nRssFile:\t {20 << 10} kB\n"
+    found = look(with_files(V2_CONTAINER, {"/proc/self/status": status}), tmp_path).memory
+    assert found.available_bytes == (512 - 200 + 50 + counted) * MIB
+
+
 def test_a_group_over_its_limit_has_nothing_left(tmp_path):
     recorded = with_files(V2_CONTAINER, {"/sys/fs/cgroup/memory.current": f"{600 * MIB}\n"})
     assert look(recorded, tmp_path).memory.available_bytes == 0

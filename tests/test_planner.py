@@ -299,4 +299,4 @@ def test_the_speed_is_predicted_from_what_was_measured_of_this_host(model, tmp_p
     weights = sum(tensor.elements for tensor, _ in speed.matrices(gguf_header.read(Path(model))))
     assert decided.speed.decode_tps == pytest.approx(1e9 / weights)
     assert decided.speed.prompt_tokens == 256
-    assert "weak evidence: busy" in decided.speed_reason
+    assert "no evidence to choose by: busy" in decided.speed_reason

@@ -20,7 +20,7 @@ from edge.machine.cgroup import memory_groups
 from edge.machine.system import System
 
 # What each resource limit is measured against in /proc/self/status (setrlimit(2), proc_pid_status(5)).
-INTERPRETER_BYTES = 16 << 20  # measured: Python with the command, before a model is loaded
+INTERPRETER_BYTES = 22 << 20  # measured: Python with the command, before a model is loaded
 USED = {"AS": "VmSize", "DATA": "VmData"}
 
 
