@@ -83,7 +83,7 @@ def memory(
         # an encoder's context is its greatest text, which is often shorter
         lengths = dict.fromkeys(min(one, usual.context) for one in contexts) if encodes else contexts
         for context, slots, kind, mapped in product(lengths, parallel, kv, mmap):
-            asked = {
+            asked: dict[str, Any] = {
                 "ref": ref,
                 "ctx": context,
                 "parallel": slots,
@@ -93,7 +93,7 @@ def memory(
                 "encodes": encodes,
             }
             with suppress(RequestError):
-                plan(**{name: asked[name] for name in SETTINGS}).require_fit()  # type: ignore[arg-type]  # each by its name
+                plan(**{name: asked[name] for name in SETTINGS}).require_fit()
                 cell = measured({**asked, "prompt": prompt})
                 seen(cell)
                 cells.append(cell)

@@ -95,7 +95,7 @@ def test_a_variable_that_is_nobodys_option_changes_nothing(capsys, monkeypatch):
         (["nope"], "No such command 'nope'; see `edge --help`"),
         (["chat", "--nope"], "No such option"),
         (["chat", "--ctx", "many"], "'many' is not a number of tokens, and not auto"),
-        (["plan"], "Missing argument 'REF'; see `edge plan --help`"),
+        (["plan"], "Missing argument 'REF...'; see `edge plan --help`"),
         (["generate", "x"], "Missing argument 'PROMPT'"),
         (["sessions", "nope"], "No such command 'nope'; see `edge sessions --help`"),
         (["bench", "speed", "x", "--vs", "ollama"], "'ollama' is no peer; one of"),

@@ -69,7 +69,8 @@ def test_without_a_measurement_it_is_what_everybody_takes_and_the_reason_says_wh
 
 def test_goals_pick_another(hub):
     assert choose_file("hf:o/r", Goal("quality")).picked.level == "F16"
-    assert choose_file("hf:o/r", Goal("speed")).picked.level == "Q4_0"  # the smallest, nothing being measured
+    with pytest.raises(RequestError, match="goal speed cannot be judged: this host is not measured"):
+        choose_file("hf:o/r", Goal("speed"))
     assert choose_file("hf:o/r", Goal("quality", memory=PROCESS_BYTES + 100_001)).picked.level == "Q8_0"
 
 
