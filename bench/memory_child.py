@@ -34,8 +34,8 @@ def main() -> None:
 
     asked = json.loads(sys.argv[1])
     most, unasked = asked.pop("prompt"), asked.pop("unasked", False)
-    # measured, not used: a command is loaded when a model is
     encodes = asked.pop("encodes", False)
+    # measured, not used: a command is loaded when a model is
     import_module("edge.cli.embed" if encodes else "edge.cli.chat")
     decided = plan(**asked)
     if unasked:

@@ -49,7 +49,7 @@ def of_decoder(
     """The memory one process needs to continue texts at this context (tokens)."""
     table = said.vocabulary * said.width * 4 if folder.level in ("fp32", "fp16") else 0  # the output's copy
     width, tokens = max(said.width, said.heads * said.head_size), min(BATCH, context)
-    scores = said.heads * tokens * context // 4  # of some heads at a time
+    scores = said.heads * tokens * context // 4  # fitted to the peaks of one model: bench/LOG.md
     activations = tokens * (3 * said.inner + 4 * width)
     parts = (
         folder.bytes,

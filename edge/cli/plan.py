@@ -46,7 +46,7 @@ def command(
     levels it could be converted to: predicted speed for a prompt of 512 tokens, measured divergence (kld, nats a
     token), and the one to take, by default the fastest that is no larger and no worse than Q4_K_M. It reads more: the
     small tensors and some pieces of the model and of the GGUF files beside it, to know which are of one model, and it
-    lays out the header of each level, which takes seconds. Either way no connection is opened and no file written.
+    lays out the header of each level, which takes seconds. Either way no connection is opened and no file kept.
 
     \b
       edge plan smollm2-135m-instruct ./other.gguf --ctx 2048
