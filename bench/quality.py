@@ -19,7 +19,6 @@ import numpy as np
 
 from edge import evidence, gguf_header, store
 from edge.artifact import read_artifact
-from edge.convert.choices import level_of
 from edge.errors import DoesNotFit, EngineError, RequestError, StoreError
 from edge.planner import Plan, plan
 from edge.sizes import mib
@@ -254,7 +253,7 @@ def costs(ref: str, nll: Array, progress: Progress) -> Row:
     assert speed.peak_rss_bytes is not None  # our own worker tells
     return Row(
         file=model.path,
-        level=level_of(header),
+        level=header.quantization,
         perplexity=value,
         perplexity_error=error,
         kld_mean=None,

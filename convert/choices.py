@@ -144,7 +144,7 @@ def of_file(model: store.Model, ctx: int | None, machine: Host) -> Candidate:
     context, _ = choose_context(found.trained, ctx)
     return Candidate(
         artifact=model.name if model.added else str(model.path),
-        level=level_of(found.header),
+        level=found.header.quantization,
         bytes=found.header.file_bytes,
         memory_bytes=found.predict(context, CACHE, 0).total_bytes,
         where=HERE,
@@ -152,13 +152,6 @@ def of_file(model: store.Model, ctx: int | None, machine: Host) -> Candidate:
         qualities=qualities_of(model.path),
         generates=not found.refusals,
     )
-
-
-def level_of(header: Header) -> str:
-    """The level of a file; of a mixture of its own, which has none, its bits a weight."""
-    if "general.file_type" in header.metadata:
-        return header.quantization
-    return f"{8 * sum(tensor.bytes for tensor in header.tensors) / header.parameters:.2f}bpw"
 
 
 def of_folder(model: store.Model, ctx: int | None, machine: Host, rates: Rates | None) -> Candidate:

@@ -12,7 +12,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edge import gguf_header
-from edge.engine.tokenizer import KEY as TOKENIZER
 from edge.errors import RequestError
 from edge.store.content import digest
 
@@ -106,7 +105,7 @@ def from_checkpoint(original: Checkpoint, title: str, prune: Sequence[int] = ())
     notes = [*original.notes, *model.family.notes(model.config), *words.proof.notes]
     if hasattr(model.config, "task"):
         if words.json:  # llama.cpp's tokenizer does not say which characters a token stands for
-            fields[TOKENIZER] = words.json
+            fields[gguf_header.HF_TOKENIZER] = words.json
         if model.config.reads:
             fields["edge.max_tokens"] = model.config.reads
     if words.chat_template:

@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge.gguf_header import Header
-from edge.memory import MIB, NODE_BYTES, TOKEN_BYTES, Memory, inner_width, vocabulary, weights
+from edge.gguf_header import HF_TOKENIZER, Header
+from edge.memory import HF_TOKEN_BYTES, MIB, NODE_BYTES, TOKEN_BYTES, Memory, inner_width, vocabulary, weights
 
 BATCH = 256  # tokens of one graph at most, but for a longer text: edge.engine.encoder.TOKENS
-TOKENIZER = "tokenizer.huggingface.json"
-HF_TOKEN_BYTES = 420  # a vocabulary entry in the tokenizers library
 PROCESS_BYTES = 48 * MIB  # a Python process with the command, NumPy, tokenizers and llama.cpp's library
 WORKER_BYTES = 5 * MIB + MIB // 4  # a context's graph, a thread and its heap
 
@@ -28,7 +26,7 @@ def of_gguf(
     inner, words = inner_width(header, width), vocabulary(header)
     # activations and residuals in f32, the mask of who sees whom, and rows as a kernel reads them
     compute = 4 * tokens * (inner + 2 * width) + 4 * tokens * tokens + 2 * tokens * inner
-    entry = TOKEN_BYTES + (HF_TOKEN_BYTES if TOKENIZER in header.metadata else 0)
+    entry = TOKEN_BYTES + (HF_TOKEN_BYTES if HF_TOKENIZER in header.metadata else 0)
     parts = (
         *weights(header, isa),
         0,

@@ -35,6 +35,7 @@ CANDIDATE_BYTES = 12  # llama_token_data
 NODE_BYTES = 4000  # what llama.cpp and its graphs keep of a tensor
 CELL_BYTES = 300  # a cell with its position and sequences, and a token of ours
 TOKEN_BYTES = 152  # a vocabulary entry in llama.cpp's maps
+HF_TOKEN_BYTES = 420  # one with its merges in the tokenizers library
 MERGE_BYTES = 180  # a byte-pair merge in the same
 # Every how many layers one looks at the whole context, where the header does not say
 # (llama.cpp src/models/*.cpp, load_swa_pattern).

@@ -17,12 +17,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edge.memory import BATCH, CANDIDATE_BYTES, MIB, Memory
+from edge.memory import BATCH, CANDIDATE_BYTES, HF_TOKEN_BYTES, MIB, Memory
 from edge.onnx_folder import DecoderFolder, OnnxFolder
 
 # A Python process with the command, the template engine, both libraries and an open session; measured of a 20 M llama
 PROCESS_BYTES = 82 * MIB
-TOKEN_BYTES = 420  # a vocabulary entry with its merges in the tokenizers library
 # Resident bytes a byte of the files: mapped, and rearranged copies; half is widened to float32
 MAPPED = {"fp32": 1.0, "fp16": 2.05, "int8": 1.0, "int8w": 1.25, "int4": 1.4}
 READ = 1.8  # of weights inside model.onnx, whose bytes and copies stay
@@ -57,7 +56,7 @@ def of_decoder(
         2 * said.layers * said.kv_heads * said.head_size * 4 * context * sequences,
         4 * (scores + activations),
         sequences * said.vocabulary * 4 + said.vocabulary * CANDIDATE_BYTES,
-        PROCESS_BYTES + said.vocabulary * TOKEN_BYTES,
+        PROCESS_BYTES + said.vocabulary * HF_TOKEN_BYTES,
     )
     return Memory(*parts, sum(parts), available_bytes)
 
@@ -84,7 +83,7 @@ def of_encoder(folder: OnnxFolder, context: int, workers: int = 1, *, available_
         0,
         max(computing, embedding - kept),
         0,
-        ENCODER_BYTES + vocabulary * TOKEN_BYTES,
+        ENCODER_BYTES + vocabulary * HF_TOKEN_BYTES,
     )
     return Memory(*parts, sum(parts), available_bytes)
 

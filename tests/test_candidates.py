@@ -11,7 +11,7 @@ from tiny import tiny_llama
 from edge import gguf_header
 from edge.candidate import HERE, MAKE
 from edge.convert.candidates import candidates, fingerprint_of
-from edge.convert.choices import choices, level_of
+from edge.convert.choices import choices
 from edge.convert.onnx import to_onnx
 from edge.convert.quantize import Settings, levels
 from edge.convert.to_gguf import convert
@@ -164,9 +164,9 @@ def test_a_measured_quality_lets_a_level_take_the_place_of_what_everybody_takes(
 def test_a_mixture_of_its_own_is_called_by_its_bits_and_takes_no_levels_place(made, here):
     header = gguf_header.read(made / "model-q8_0.gguf")
     metadata = {key: value for key, value in header.metadata.items() if key != "general.file_type"}
-    assert level_of(header) == "Q8_0"
+    assert header.quantization == "Q8_0"
     bits = 8 * sum(tensor.bytes for tensor in header.tensors) / header.parameters
-    assert level_of(replace(header, metadata=metadata)) == f"{bits:.2f}bpw"
+    assert replace(header, metadata=metadata).quantization == f"{bits:.2f}bpw"
 
 
 def test_a_budget_below_the_smallest_names_it(source, here):

@@ -10,9 +10,9 @@ from tiny import tiny_llama
 
 from edge import rates
 from edge.candidate import BITS, HERE, Candidate
-from edge.choose import choose
+from edge.choose import Row, choose
 from edge.cli import run
-from edge.cli.plan_table import side_by_side
+from edge.cli.plan_table import beats, side_by_side
 from edge.convert.choices import Found
 from edge.convert.onnx.levels import LEVELS
 from edge.convert.quantize import levels
@@ -123,6 +123,32 @@ def test_only_rows_that_could_matter_are_shown_and_the_others_counted(source, ca
 def quality(kld, text, *, certificate=False):
     kind = CERTIFICATE if certificate else RUN
     return Quality(kld, None, None, None, "base", text, 100, 100, kind, f"{text} {kind}")
+
+
+def shown(name, level, size, prefill, decode=None, *, generates=True):
+    row = Row(name, level, size, size, True, prefill, decode, None, None, "")
+    return row, Candidate(name, level, size, size, HERE, generates=generates)
+
+
+def test_a_row_beats_another_that_is_ahead_in_nothing():
+    best = shown("a", "Q4_K_M", 100, 200.0, 40.0)
+    assert beats(*best, *shown("b", "Q4_0", 110, 200.0, 39.0))
+    assert not beats(*best, *shown("b", "Q4_0", 110, 200.0, 60.0))  # faster
+    assert not beats(*best, *shown("b", "Q4_0", 90, 200.0, 40.0))  # smaller
+    assert not beats(*best, *shown("b", "Q6_K", 110, 200.0, 40.0))  # of more bits
+    assert not beats(*best, *shown("b", "Q4_0", 110, None))  # nobody knows how fast
+    assert beats(*shown("a", "Q4_0", 100, None), *shown("b", "Q4_0", 110, None))
+
+
+def test_of_two_equal_rows_one_beats_the_other():
+    pair = shown("a", "Q4_0", 100, 200.0, 40.0), shown("b", "Q4_0", 100, 200.0, 40.0)
+    assert (beats(*pair[0], *pair[1]), beats(*pair[1], *pair[0])) == (True, False)
+
+
+def test_of_encoders_what_keeps_labels_is_ahead_and_bits_are_not():
+    mine = shown("a", "Q8_0", 100, 200.0, generates=False)
+    assert beats(*mine, *shown("b", "F16", 110, 200.0, generates=False))
+    assert not beats(*shown("b", "Q4_0", 90, 300.0, generates=False), *mine)
 
 
 def test_divergences_of_different_texts_are_marked():

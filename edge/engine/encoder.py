@@ -19,7 +19,7 @@ from edge import gguf_header
 from edge.engine import heads
 from edge.engine.binding import interrupts_held, listen, llama, why
 from edge.engine.encoding import About, Array, Tokens
-from edge.engine.tokenizer import KEY, TextTokenizer
+from edge.engine.tokenizer import TextTokenizer
 from edge.engine.vocab import Vocab
 from edge.errors import BadGGUF, EngineError, RequestError
 from edge.gguf_header import Header
@@ -68,7 +68,7 @@ class GgufEncoder:
         most = min(context, header.get("edge.max_tokens", int, context))
         if most < 1:
             raise BadGGUF(f"{path.name} reads {most} tokens of a text", hint=heads.AGAIN)
-        text = header.get(KEY, str, None)
+        text = header.get(gguf_header.HF_TOKENIZER, str, None)
         self._tokenizer = TextTokenizer(text, f"{path.name}'s tokenizer") if text is not None else None
         # A multiple of the sequences: llama.cpp ends the process where it pools by mean and they do not divide it
         self._room = -(-max(TOKENS, most) // TEXTS) * TEXTS

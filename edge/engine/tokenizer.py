@@ -11,7 +11,6 @@ import numpy as np
 from edge.engine.encoding import Tokens
 from edge.errors import EdgeError, EngineError, RequestError, UnsafeFile
 
-KEY = "tokenizer.huggingface.json"  # of a GGUF file that holds it (GGUF specification)
 MAX_BYTES = 64 << 20  # of a tokenizer.json; one of 256,000 tokens has 33 MB
 NOWHERE = (0, 0)
 

@@ -7,6 +7,6 @@ neither time nor memory. Tensor data is never read.
 
 from edge.gguf_header.header import Array, Header, Tensor, Value
 from edge.gguf_header.reader import elements, packed, read
-from edge.gguf_header.tables import TYPES
+from edge.gguf_header.tables import HF_TOKENIZER, TYPES
 
-__all__ = ["TYPES", "Array", "Header", "Tensor", "Value", "elements", "packed", "read"]
+__all__ = ["HF_TOKENIZER", "TYPES", "Array", "Header", "Tensor", "Value", "elements", "packed", "read"]

@@ -125,8 +125,11 @@ class Header:
 
     @property
     def quantization(self) -> str:
-        """The level `general.file_type` names; without one, the type that most bytes have."""
+        """The level `general.file_type` names, or of an unknown one the type that most bytes have; without one, as of
+        a mixture of one's own, its bits a weight: "4.25bpw"."""
         level = self.get("general.file_type", int, -1)
+        if "general.file_type" not in self.metadata and self.tensors:
+            return f"{8 * sum(tensor.bytes for tensor in self.tensors) / self.parameters:.2f}bpw"
         return FILE_TYPES.get(level) or next(iter(self.bytes_by_type), "none")
 
 

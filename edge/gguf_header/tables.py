@@ -18,6 +18,7 @@ TYPES: dict[int, tuple[str, int, int]] = {
     39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
 }
 
+HF_TOKENIZER = "tokenizer.huggingface.json"  # a key: the whole tokenizer.json (GGUF specification)
 # general.file_type → level (enum llama_ftype in llama.h).
 FILE_TYPES = {
     0: "F32", 1: "F16", 32: "BF16", 2: "Q4_0", 3: "Q4_1", 8: "Q5_0", 9: "Q5_1", 7: "Q8_0",
