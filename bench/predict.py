@@ -45,7 +45,7 @@ class Cell:
     depth: int
     predicted: float
     measured: float
-    spread: float
+    spread: float | None
     bound: str
 
     @property
@@ -120,7 +120,8 @@ def lines(found: Sequence[Cell]) -> list[str]:
     ]
     for one in found:
         what = f"prompt of {BATCH}" if one.depth == PREFILL else f"next at {one.depth}"
-        speeds = f"{one.predicted:,.1f} | {one.measured:,.1f} | {one.error:+.1%} | {one.spread:.0%}"
+        disturbed = "–" if one.spread is None else f"{one.spread:.0%}"
+        speeds = f"{one.predicted:,.1f} | {one.measured:,.1f} | {one.error:+.1%} | {disturbed}"
         rows.append(f"| {one.file} | {one.threads} | {what} | {speeds} | {one.bound} |")
     groups = {
         "all": found,

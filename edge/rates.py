@@ -55,7 +55,7 @@ class Kernel:
     rows      rows of activations at once: 1 decodes one sequence, many prefill
     seconds   for each weight of the matrix and all rows together
     bits      the type's bits a weight
-    spread    (upper - lower quartile) / median over the repetitions
+    spread    (upper - lower quartile) / median over the repetitions; None where it was timed once
     """
 
     type: str
@@ -64,7 +64,7 @@ class Kernel:
     rows: int
     seconds: float
     bits: float
-    spread: float
+    spread: float | None
 
     @property
     def gops(self) -> float:
@@ -130,7 +130,7 @@ class Rates:
 
     step_seconds    of a step beside its layers, by threads the same: the graph's start and the embedding
     prefill_threads, decode_threads   the fastest counts, `scaling` behind them
-    noise           median spread of the kernels
+    noise           median spread of the kernels that were timed more than once
     state           power and temperature as the host told (edge.machine.power), by name
     marks           why it is no evidence: "throttled", "busy", "wide spread"; empty where it is
     measured_at     seconds since 1970; `seconds` is what the measuring took
@@ -258,6 +258,8 @@ def _one(kind: type[R], row: Mapping[str, Any]) -> R:
 
 def _of(kind: str, value: Any) -> Any:
     """The value, if it is a text, a whole number from 1 or a finite number that is not negative."""
+    if value is None and kind.endswith("None"):
+        return None
     if kind == "str":
         if isinstance(value, str):
             return value

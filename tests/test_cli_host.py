@@ -11,7 +11,7 @@ import pytest
 import edge.measure
 from edge import rates
 from edge.cli import run
-from edge.cli.host_rates import in_brief, in_full, when
+from edge.cli.host_rates import in_brief, in_full, line, when
 from edge.home import rates_file
 from edge.machine import host
 from edge.rates import Attention, Bandwidth, Kernel, Layer, Rates, Scaling
@@ -233,3 +233,7 @@ def test_a_measurement_that_is_ended_leaves_by_an_exception(taken, monkeypatch):
     with pytest.raises(SystemExit):
         run(["host", "--measure"])
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_was_timed_once_shows_no_spread():
+    assert line("Q4_0", Kernel("Q4_0", 512, 1, 256, 1e-9, 4.5, None), None)[-1] == "-"

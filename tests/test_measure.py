@@ -85,6 +85,7 @@ def test_when_the_time_is_over_each_call_was_made_once():
 def test_a_disturbed_repetition_moves_neither_pace_nor_spread():
     assert pace([1.0, 1.0, 1.0, 1.0, 50.0]) == 1.0
     assert spread([1.0, 1.0, 1.0, 1.0, 50.0]) == 0.0
+    assert spread([1.0]) is None
     assert pace([2.0]) == 2.0
     assert spread([1.0, 1.0, 2.0, 3.0, 3.0]) == 1.0
 

@@ -30,7 +30,7 @@ def measured(tmp_path, monkeypatch):
         noise=0.1,
         measured_at=1.0,
         seconds=15.0,
-        onnx=(Kernel("int8", 768, 1, 1, 1e-10, 8.0, 0.1),),
+        onnx=(Kernel("int8", 768, 1, 1, 1e-10, 8.0, None),),
         state={"celsius": None},
         marks=("busy",),
     )

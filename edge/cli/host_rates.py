@@ -90,6 +90,7 @@ def by_type(name: str, kernels: Sequence[Kernel], prefill_threads: int, decode_t
 
 def line(kind: str, prefill: Kernel | None, decode: Kernel | None) -> tuple[str, ...]:
     timed = [kernel for kernel in (prefill, decode) if kernel]
+    spreads = [kernel.spread for kernel in timed if kernel.spread is not None]
     return (
         kind,
         f"{timed[0].bits:.4g}",
@@ -97,7 +98,7 @@ def line(kind: str, prefill: Kernel | None, decode: Kernel | None) -> tuple[str,
         f"{tokens(decode):.1f}" if decode else "-",
         f"{prefill.gops:.1f}" if prefill else "-",
         f"{decode.gbs:.1f}" if decode else "-",
-        percent(max(kernel.spread for kernel in timed)),
+        percent(max(spreads)) if spreads else "-",
     )
 
 

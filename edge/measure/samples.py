@@ -50,8 +50,10 @@ def pace(samples: Sequence[float]) -> float:
     return quartile(samples, 1)
 
 
-def spread(samples: Sequence[float]) -> float:
-    """(upper - lower quartile) / median."""
+def spread(samples: Sequence[float]) -> float | None:
+    """(upper - lower quartile) / median; None of one sample."""
+    if len(samples) < 2:
+        return None
     middle = median(samples)
     return (quartile(samples, 3) - quartile(samples, 1)) / middle if middle > 0 else 0.0
 

@@ -62,7 +62,8 @@ def whole(folder: Path, size: Size, report: Report) -> Rates:
         # Encoders run batches side by side, each on one thread
         onnx = tuple(kernel for count in dict.fromkeys((prefill, 1)) for kernel in onnx_rates(count))
         parts = onnx_parts()
-    noise = median(kernel.spread for kernel in found)
+    spreads = [kernel.spread for kernel in found if kernel.spread is not None]
+    noise = median(spreads) if spreads else 1.0  # so busy a machine that nothing was timed twice
     after = power_state()
     return Rates(
         key=key_of(machine),
