@@ -7,40 +7,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from edge import gguf_header
 from edge.errors import RequestError
+from edge.rates import Rates
 from edge.sizes import mib
 
-from . import gguf_source
+from . import gguf_source, imatrix
+from .collect import collect
 from .drafts import disk_errors
 from .files import File, file_of
 from .gguf import Entry, aligned
+from .pace import seconds_of
 from .probe import Array, Probe, probe
 from .quantize import Settings, check_importance
 from .sensitivity import KINDS, bits, measure, possible
 from .source import Source, opened, title_of
-from .squeeze import Option, solve
+from .squeeze import Option, fastest, solve
 from .stream import Report, silent
 from .to_gguf import DEFAULT, Made, check_free, make
 
 CHUNKS = 8  # of calibration text; every other one is held back to measure the file on
+TENSOR = 2  # of them that a tensor is measured on, or one for each thread
 WORTH = 0.55  # of the bits a weight that there are: a type of fewer is hardly ever chosen, and slow to encode
+USUAL = ("q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")  # levels that people take, the largest first
 
 
 @dataclass(frozen=True)
 class Fitted:
     """The file, and its mean KL divergence from the whole model in nats a token: `kld_predicted` from its tensors'
-    measured one by one, `kld_measured` of the file, on `tokens` of the calibration text that those did not see."""
+    measured one by one, `kld_measured` of the file, on `tokens` of the calibration text that those did not see.
+
+    level      of a file for this host: the usual one of its size, which it is to be as good as; empty where none fits
+    speedup    how many times as fast as that level its matrices are, as predicted
+    """
 
     file: Made
     kld_predicted: float
     kld_measured: float
     kld_error: float
     tokens: int
+    level: str = ""
+    speedup: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,15 @@ class Plan:
         return 8 * self.budget / sum(entry.elements for entry in self.lowered)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Types by tensor, with the level they are compared with; see Fitted."""
+
+    types: Mapping[str, str]
+    level: str = ""
+    speedup: float | None = None
+
+
 def fit(
     path: Path,
     text: str,
@@ -79,15 +101,21 @@ def fit(
     bpw: float | None = None,
     name: str | None = None,
     settings: Settings = DEFAULT,
+    calibrate: str | None = None,
     prove: bool = True,
     kinds: Sequence[str] = KINDS,
+    rates: Rates | None = None,
     report: Report = silent,
 ) -> Fitted:
     """Write `out/TITLE-<bits a weight>bpw.gguf` of the checkpoint or GGUF file at `path`, certificate beside.
 
     It has at most `size` bytes, or at most `bpw` bits a weight over all tensors, of the types `kinds` where the
-    quantizer would quantize. Raises RequestError for less than the smallest that it can be and for a text too short
-    to measure on, and otherwise as `convert`.
+    quantizer would quantize: those of the least divergence, or where `rates` of a host are given, the fastest there
+    whose divergence is predicted to be no more than that of the usual level of this size.
+
+    With `calibrate`, which is what it calls the text, an importance matrix of the whole model at F16 is collected from
+    it and kept as `out/TITLE.imatrix.gguf`; else it is the settings'. Raises RequestError for less than the smallest
+    that it can be and for a text too short to measure on, before anything is kept, and otherwise as `convert`.
     """
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -95,7 +123,8 @@ def fit(
         opened(path, title_of(path, name), settings.prune_layers) as source,
         TemporaryDirectory(prefix=".edge-", dir=out) as folder,
     ):
-        plan = planned(source, Path(folder), settings, prove, kinds, size=size, bpw=bpw)
+        budget = partial(planned, source, Path(folder), prove, kinds, size=size, bpw=bpw)
+        plan = budget(settings, all_weighed=calibrate is not None)
         check_importance(plan.base.entries.values(), settings.importance)
         plain = replace(settings, importance={}, importance_fields={})
         (whole,) = make(source, ["f16"], Path(folder), settings=plain, prove=False)
@@ -104,44 +133,71 @@ def fit(
             gguf_source.open(whole.path) as weights,
             probe(whole.path, text, names, chunks=CHUNKS, threads=settings.threads) as model,
         ):
+            if calibrate:
+                matrix = out / f"{source.title}.imatrix.gguf"
+                settings = calibrated(settings, whole.path, text, calibrate, matrix, report)
+                plan = budget(settings)  # the file says of the matrix what takes some bytes
             losses = measure(
                 model,
                 weights,
                 plan.kinds,
                 settings.importance,
                 plan.bits_per_weight,
-                slice(0, None, 2),
+                slice(0, 2 * max(TENSOR, settings.workers), 2),
                 report,
             )
-            chosen = types(plan, losses)
-            file = written(source, plan, chosen, out, settings, prove, report)
+            if rates is None:
+                choice = Choice(types(plan, losses))
+            else:
+                seconds = seconds_of(gguf_header.read(whole.path), plan.kinds, rates)
+                choice = fast_types(plan, losses, seconds, usual(plan, source, Path(folder), settings))
+            file = written(source, plan, choice.types, out, settings, prove, report)
             apart = measured(model, file.path, names)
     return Fitted(
         file=file,
-        kld_predicted=sum(losses[name][chosen[name]] for name in names),
+        kld_predicted=sum(losses[name][kind] for name, kind in choice.types.items()),
         kld_measured=float(apart.mean()),
         kld_error=float(apart.std() / max(1, apart.size - 1) ** 0.5),
         tokens=apart.size,
+        level=choice.level,
+        speedup=choice.speedup,
     )
+
+
+def calibrated(
+    settings: Settings, whole: Path, text: str, called: str, matrix: Path, report: Report
+) -> Settings:
+    """The settings with an importance matrix of the text, which is kept."""
+    found = collect(
+        whole,
+        text,
+        name=called,
+        threads=settings.threads,
+        progress=lambda done, total: report("calibrating", done, total),
+    )
+    imatrix.write(found, matrix)
+    return replace(settings, importance=found.means(), importance_fields=found.fields(matrix.name))
 
 
 def planned(
     source: Source,
     folder: Path,
-    settings: Settings,
     prove: bool,
     kinds: Sequence[str],
+    settings: Settings,
     *,
+    all_weighed: bool = False,
     size: int | None,
     bpw: float | None,
 ) -> Plan:
-    """Which tensors may have which types, and the bytes for them. Raises RequestError for too few."""
+    """Which tensors may have which types, and the bytes for them; `all_weighed`: as if each had an importance. Raises
+    RequestError for too few."""
     base = file_of(source, "q8_0", folder, settings, prove)
     kept = replace(settings, types={name: entry.type for name, entry in base.entries.items()})
     base = file_of(source, "own", folder, kept, prove)  # with the head of a mixture of one's own
     own = {entry.name: entry.type for entry in source.entries}
     found = {
-        name: possible(entry, kinds, name in settings.importance)
+        name: possible(entry, kinds, all_weighed or name in settings.importance)
         for name, entry in base.entries.items()
         if name in own and not entry.fixed and entry.type != own[name]
     }
@@ -175,6 +231,41 @@ def types(plan: Plan, losses: Mapping[str, Mapping[str, float]]) -> dict[str, st
         for entry in plan.lowered
     }
     return {name: option.kind for name, option in solve(options, plan.budget).items()}
+
+
+def usual(plan: Plan, source: Source, folder: Path, settings: Settings) -> tuple[str, dict[str, str]]:
+    """The largest usual level within the budget, and its type of each tensor that may be changed; empty for none."""
+    for level in USUAL:
+        entries = file_of(source, level, folder, settings, prove=False).entries
+        kinds = {name: entries[name].type for name in plan.kinds}
+        if sum(plan.bytes_as(entry, kinds[entry.name]) for entry in plan.lowered) <= plan.budget:
+            return level, kinds
+    return "", {}
+
+
+def fast_types(
+    plan: Plan,
+    losses: Mapping[str, Mapping[str, float]],
+    seconds: Mapping[str, Mapping[str, float]],
+    level: tuple[str, Mapping[str, str]],
+) -> Choice:
+    """The fastest types whose loss is no more than the level's; the best where the level's is not known."""
+    name, kinds = level
+    options = {
+        entry.name: [
+            Option(kind, plan.bytes_as(entry, kind), losses[entry.name][kind], taken)
+            for kind, taken in seconds[entry.name].items()
+        ]
+        for entry in plan.lowered
+    }
+    known = all(kind in seconds[tensor] for tensor, kind in kinds.items())
+    most = sum(losses[tensor][kind] for tensor, kind in kinds.items()) if name and known else 0.0
+    found = fastest(options, plan.budget, most)
+    chosen = {tensor: option.kind for tensor, option in found.items()}
+    taken = sum(option.seconds for option in found.values())
+    if not most or not taken:
+        return Choice(chosen)
+    return Choice(chosen, name, sum(seconds[tensor][kind] for tensor, kind in kinds.items()) / taken)
 
 
 def written(

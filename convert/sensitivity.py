@@ -1,8 +1,8 @@
 """What each type would cost each tensor: predicted KL divergence from the whole model, in nats a token.
 
-Each tensor is lowered alone, to two types, and the divergence measured on calibration text. Small divergences grow
+Each tensor is lowered alone, to one type, and the divergence measured on calibration text. Small divergences grow
 with the square of what the tensor's outputs are off by (the second order of KL; its first is zero), so every other
-type is scaled from these by the squared error that it gives to sampled rows of the tensor times sampled inputs.
+type is scaled from this one by the squared error that it gives to sampled rows of the tensor times sampled inputs.
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ KINDS = (
 )
 ROWS = 64  # of a tensor, to tell the types' errors apart
 PIECES = 8  # that rows are encoded in, by all threads
-# Bits a weight of the types to measure: more, and the rounding of activations is all that is seen; fewer, and it is
-# no longer small.
-MOST, FEWEST = 5.0, 2.5
+# Bits a weight of the types to measure, and their error: of less than that, as of a type that the source had already,
+# the rounding of activations is all that is seen; of fewer bits, it is no longer small.
+MOST, FEWEST, SEEN = 5.0, 2.5, 1e-3
+BELOW = 0.75  # bits below what there are: what is chosen spreads around the budget, and most is lost at its lower end
+ROUNDED = "Q8_0"  # as llama.cpp rounds the inputs of a product with quantized weights, or nearly so
+FLOATS = ("F32", "F16", "BF16")
 NOTHING = 1e-15  # nats a token: what rounding leaves of a tensor that changes nothing, such as one of zeros
 
 
@@ -58,21 +61,20 @@ def measure(
     for done, (name, kinds) in enumerate(entries.items()):
         report("measuring tensors", done, len(entries))
         errors = errors_of(whole, name, kinds, importance.get(name), probe)
-        first = nearest(min(MOST, max(FEWEST, around)), errors)
-        slopes = []
-        for kind in dict.fromkeys((first, nearest(bits(first) - 1, errors))):
-            probe.put(name, kind, encoded(whole, name, kind, importance.get(name), probe.pool))
-            slopes.append(max(probe.divergence(chunks).mean(), NOTHING) / errors[kind])
-            probe.restore([name])
-        slope = float(np.exp(np.mean(np.log(slopes))))
+        kind = measurable(around, errors)
+        probe.put(name, kind, encoded(whole, name, kind, importance.get(name), probe.pool))
+        slope = max(probe.divergence(chunks).mean(), NOTHING) / errors[kind]
+        probe.restore([name])
         found[name] = {kind: slope * error for kind, error in errors.items()}
     report("measuring tensors", len(entries), len(entries))
     return found
 
 
-def nearest(around: float, errors: Mapping[str, float]) -> str:
-    """The type of about so many bits a weight, the better of two of one size."""
-    return min(errors, key=lambda kind: (abs(bits(kind) - around), errors[kind]))
+def measurable(around: float, errors: Mapping[str, float]) -> str:
+    """The type to measure where so many bits a weight are to be had; the better of two of one size."""
+    seen = [kind for kind, error in errors.items() if bits(kind) <= MOST and error >= SEEN]
+    near = min(MOST, max(FEWEST, around - BELOW))
+    return min(seen or errors, key=lambda kind: (abs(bits(kind) - near), errors[kind]))
 
 
 def bits(kind: str) -> float:
@@ -91,7 +93,8 @@ def errors_of(
 ) -> dict[str, float]:
     """Squared error of a tensor's products by type, as a share of the products' square.
 
-    Where no inputs of it are known, of its weights, times the importance of their columns.
+    Inputs are rounded where weights are quantized. Where no inputs of it are known, of its weights, times the
+    importance of their columns.
     """
     columns = whole.shape(name)[-1]
     total = int(np.prod(whole.shape(name)[:-1]))
@@ -99,18 +102,21 @@ def errors_of(
     rows = np.concatenate([whole.read(name, at * columns, (at + 1) * columns) for at in chosen]).reshape(
         -1, columns
     )
+    scale = np.ones(columns, np.float32) if importance is None else np.sqrt(importance)
+
+    def lowered(values: Float32, kind: str, weights: Float32 | None) -> Float32:
+        out = np.empty_like(values)
+        dequantize(encode(values, kind, weights, probe.pool, PIECES).reshape(-1), kind, out.reshape(-1))
+        return out
+
+    def products(values: Float32, inputs: Float32 | None) -> Float32:
+        return values * scale if inputs is None else np.asarray(values @ inputs.T)
+
     inputs = probe.inputs.get(name)
-
-    def square(values: Float32) -> float:
-        if inputs is not None:
-            return float(np.square(values @ inputs.T).sum())
-        squares = np.square(values)
-        return float((squares if importance is None else squares * importance).sum())
-
-    found, whole_square = {}, square(rows) or 1.0  # zeros are encoded without an error
+    rounded = inputs if inputs is None or not fits(ROUNDED, columns) else lowered(inputs, ROUNDED, None)
+    exact, found = products(rows, inputs), {}
+    square = float(np.square(exact).sum()) or 1.0  # zeros are encoded without an error
     for kind in kinds:
-        lower = np.empty_like(rows)
-        blocks = encode(rows, kind, importance, probe.pool, PIECES)
-        dequantize(blocks.reshape(-1), kind, lower.reshape(-1))
-        found[kind] = max(square(lower - rows) / whole_square, 1e-12)
+        given = products(lowered(rows, kind, importance), inputs if kind in FLOATS else rounded)
+        found[kind] = max(float(np.square(given - exact).sum()) / square, 1e-12)
     return found

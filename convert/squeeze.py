@@ -1,25 +1,31 @@
-"""Which type for each tensor: the least predicted loss within a budget of bytes."""
+"""Which type for each tensor: the least predicted loss within a budget of bytes, or the least time within both."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import gcd
+from dataclasses import dataclass, replace
+from math import gcd, sqrt
 
 import numpy as np
 
 from edge.errors import RequestError
 
 STATES = 1 << 16  # budgets that are told apart; a table of a byte for each and every tensor
+STEPS, RANGE = (
+    14,
+    1e4,
+)  # halvings of the interval in which the weight of the loss is sought, and how wide it is
 
 
 @dataclass(frozen=True)
 class Option:
-    """A type that a tensor may have: bytes in the file, what is lost (nats a token, or any sum to be least)."""
+    """A type that a tensor may have: bytes in the file, what is lost (nats a token, or any sum to be least), and what
+    its products take."""
 
     kind: str
     bytes: int
     loss: float
+    seconds: float = 0.0
 
 
 def solve(options: Mapping[str, Sequence[Option]], budget: int) -> dict[str, Option]:
@@ -57,6 +63,34 @@ def solve(options: Mapping[str, Sequence[Option]], budget: int) -> dict[str, Opt
         chosen[name] = option
         at -= -(-(option.bytes - least[name]) // step)
     return spend({name: chosen[name] for name in options}, efficient, budget)
+
+
+def fastest(options: Mapping[str, Sequence[Option]], budget: int, most: float) -> dict[str, Option]:
+    """One option a tensor, at most `budget` bytes and the loss `most` together, that take nearly the least time.
+
+    The bound of the loss is taken into the sum with a weight (Everett 1963), and the smallest weight sought that holds
+    it. Where nothing holds it, the least loss. Raises as `solve`.
+    """
+    found = solve(options, budget)
+    seconds = sum(option.seconds for option in found.values())
+    if sum(option.loss for option in found.values()) > most or not seconds:
+        return found
+    low, high = seconds / most / RANGE, seconds / most * RANGE
+    for _ in range(STEPS):
+        weight = sqrt(low * high)
+        sums = {
+            name: [replace(option, loss=option.seconds + weight * option.loss) for option in of]
+            for name, of in options.items()
+        }
+        kinds = {name: option.kind for name, option in solve(sums, budget).items()}
+        chosen = {
+            name: next(option for option in of if option.kind == kinds[name]) for name, of in options.items()
+        }
+        if sum(option.loss for option in chosen.values()) <= most:
+            found, high = chosen, weight
+        else:
+            low = weight
+    return found
 
 
 def frontier(of: Sequence[Option]) -> list[Option]:

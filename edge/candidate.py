@@ -165,16 +165,6 @@ def type_seconds(kind: str, rates: Rates) -> float | None:
     return prompt + ANSWER * speed.cost(rates, matrix, rates.decode_threads, 1)
 
 
-def fast_types(kinds: Sequence[str], rates: Rates) -> tuple[str, ...]:
-    """Those of some GGML types that this host runs fast: no other of them with as many bits or more takes less time."""
-    timed = {kind: each for kind in kinds if (each := type_seconds(kind, rates)) is not None}
-    return tuple(
-        kind
-        for kind, each in timed.items()
-        if not any(BITS[other] >= BITS[kind] and less < each for other, less in timed.items())
-    )
-
-
 def common_measure(candidates: Sequence[Candidate], wanted: str) -> str:
     """Base, text and tokens by which most candidates were measured, those of the level `wanted` among them if any way
     has them; empty where nothing was measured."""

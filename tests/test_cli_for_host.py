@@ -6,9 +6,8 @@ import pytest
 import tiny_checkpoints
 from recorded_rates import kernels_of, recorded_rates
 
-from edge.candidate import fast_types
 from edge.cli import run
-from edge.cli.for_host import types_for_host
+from edge.cli.for_host import rates_for_host
 from edge.errors import RequestError
 from edge.machine import host
 from edge.rates import key_of, save
@@ -80,16 +79,9 @@ COSTS = {"Q8_0": 6, "Q6_K": 5, "Q5_K": 9, "Q4_K": 5.5, "IQ4_NL": 2, "MXFP4": 3}
 KERNELS = kernels_of({kind: cost * 1e-9 for kind, cost in COSTS.items()})
 
 
-def test_types_are_fast_where_none_of_as_many_bits_takes_less_time():
-    rates = recorded_rates(KERNELS)
-    kinds = [kernel.type for kernel in rates.kernels if kernel.rows == 1]
-    assert fast_types([*kinds, "Q2_K"], rates) == ("Q8_0", "Q6_K", "IQ4_NL")
-
-
-def test_a_squeezed_file_is_made_of_the_types_that_were_measured_to_be_fast(capsys):
+def test_a_file_is_squeezed_for_this_host_by_a_good_measurement_only():
     save(recorded_rates(KERNELS, key=key_of(host())))
-    assert types_for_host() == ("Q8_0", "Q6_K", "IQ4_NL")
-    assert "fast here: Q8_0, Q6_K, IQ4_NL" in capsys.readouterr().err
+    assert rates_for_host().kernels == KERNELS
     save(recorded_rates(KERNELS, key=key_of(host()), marks=("busy",)))
     with pytest.raises(RequestError, match="no evidence, as it was busy"):
-        types_for_host()
+        rates_for_host()

@@ -5,21 +5,24 @@ import json
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import tiny_checkpoints
+from recorded_rates import kernels_of, recorded_rates
 
 from edge import gguf_header
 from edge.child import python_m
 from edge.cli import run
-from edge.convert import gguf_source
+from edge.convert import gguf_source, imatrix
 from edge.convert.computed import decoded, loaded
-from edge.convert.fit import fit
+from edge.convert.fit import CHUNKS, USUAL, fit, measured
+from edge.convert.ggml_types import dequantize
 from edge.convert.probe import Probe, probe
-from edge.convert.quantize import Settings
-from edge.convert.sensitivity import encoded, measure
-from edge.convert.squeeze import Option, solve
+from edge.convert.quantize import Settings, encode
+from edge.convert.sensitivity import encoded, errors_of, measurable, measure
+from edge.convert.squeeze import Option, fastest, solve
 from edge.convert.to_gguf import convert
 from edge.errors import ConversionError, RequestError, StoreError
 
@@ -116,7 +119,9 @@ def test_the_file_has_at_most_the_size_and_nearly_it(source, tmp_path, size):
     assert one.file.certificate is not None
     header = gguf_header.read(one.file.path)
     assert {tensor.type for tensor in header.tensors if len(tensor.shape) == 1} == {"F32"}
-    assert header.quantization == next(iter(header.bytes_by_type))
+    bits = 8 * sum(tensor.bytes for tensor in header.tensors) / header.parameters
+    assert header.quantization == f"{bits:.2f}bpw"
+    assert one.file.path.name == f"model-{header.quantization}.gguf"
     assert 0 < one.kld_measured < 1
     assert one.kld_predicted == pytest.approx(one.kld_measured, rel=0.5)
     assert {path.name for path in tmp_path.iterdir()} == {one.file.path.name, one.file.path.stem + ".json"}
@@ -263,6 +268,105 @@ def test_an_error_while_other_threads_compute_waits_for_them(whole, monkeypatch)
     ):
         model.divergence()
     assert freed == [0]
+
+
+def test_the_matrix_that_a_fit_collects_is_kept_and_the_size_holds_it_too(source, tmp_path):
+    one = fit(source, TEXT, tmp_path, size=110_000, settings=ONE, calibrate="words.txt", prove=False)
+    matrix = imatrix.read(tmp_path / "model.imatrix.gguf")
+    assert matrix.datasets == ("words.txt",)
+    header = gguf_header.read(one.file.path)
+    assert header.metadata["quantize.imatrix.file"] == "model.imatrix.gguf"
+    assert one.file.bytes <= 110_000
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--fit", "1kB", "--calibrate", TEXT], "does not fit"),
+        (["--fit", "110kB", "--calibrate", "Hardly a word."], "too short to measure on"),
+    ],
+)
+def test_what_is_refused_leaves_no_matrix(source, tmp_path, words, said, capsys):
+    assert run(["convert", str(source), *words, "--out", str(tmp_path), "--threads", "1"]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_type_that_the_source_had_already_loses_only_what_rounded_inputs_do(whole, monkeypatch):
+    read = gguf_source.GGUFSource.read
+
+    def as_q4_1(*given):
+        values = read(*given)
+        lower = np.empty_like(values)
+        dequantize(
+            encode(values.reshape(1, -1), "Q4_1", None, pool, 1).reshape(-1), "Q4_1", lower.reshape(-1)
+        )
+        return lower
+
+    monkeypatch.setattr(gguf_source.GGUFSource, "read", as_q4_1)
+    with (
+        ThreadPoolExecutor(1) as pool,
+        gguf_source.open(whole) as weights,
+        probe(whole, TEXT, [Q], chunks=4, threads=1) as model,
+    ):
+        errors = errors_of(weights, Q, ["F16", "Q8_0", "Q4_1", "Q4_0"], None, model)
+    assert errors["F16"] < 1e-6 < 1e-5 < errors["Q4_1"] <= errors["Q8_0"] < 2e-4 < 1e-3 < errors["Q4_0"]
+    assert measurable(5.0, errors) == "Q4_0"
+
+
+def test_the_type_to_measure_is_below_the_budget_and_its_error_is_seen():
+    errors = {"Q8_0": 3e-5, "Q5_0": 2e-3, "Q4_0": 6e-3, "IQ4_NL": 5e-3, "Q3_K": 2e-2, "Q2_K": 9e-2}
+    assert measurable(8.0, errors) == "IQ4_NL"  # of two of one size the better
+    assert measurable(4.1, errors) == "Q3_K"
+    assert measurable(1.0, errors) == "Q2_K"
+    assert measurable(4.1, {"Q8_0": 3e-5, "Q6_K": 3e-4}) == "Q6_K"
+
+
+def test_the_fastest_within_bytes_and_loss_is_found():
+    """Against all combinations, whose best a weighted sum need not find but comes near to."""
+    random = np.random.default_rng(0)
+    options = {
+        f"t{at}": [
+            Option(kind, size, float(loss * random.uniform(0.5, 2)), float(random.uniform(1, 3)))
+            for kind, size, loss in (("Q8_0", 8, 1), ("Q6_K", 6, 4), ("Q4_K", 4, 20), ("Q2_K", 2, 90))
+        ]
+        for at in range(5)
+    }
+    budget = 26
+    every = [
+        chosen
+        for chosen in itertools.product(*options.values())
+        if sum(one.bytes for one in chosen) <= budget
+    ]
+    for most in (60.0, 100.0, 200.0):
+        able = [chosen for chosen in every if sum(one.loss for one in chosen) <= most]
+        found = fastest(options, budget, most).values()
+        assert sum(one.bytes for one in found) <= budget
+        assert sum(one.loss for one in found) <= most
+        assert sum(one.seconds for one in found) <= 1.15 * min(
+            sum(one.seconds for one in chosen) for chosen in able
+        )
+    assert fastest(options, budget, 0.0) == solve(options, budget)
+
+
+def test_for_a_host_the_file_is_as_good_as_the_usual_level_and_faster(source, whole, tmp_path):
+    """Where one type is ten times as fast as the others, it takes all the places that it may."""
+    costs = {"Q8_0": 1e-8, "Q5_1": 1e-8, "Q5_0": 1e-8, "Q4_1": 1e-8, "Q4_0": 1e-9, "IQ4_NL": 1e-8}
+    rates = recorded_rates(kernels_of(costs))
+    plain = fit(source, TEXT, tmp_path / "plain", size=110_000, settings=ONE, prove=False)
+    one = fit(source, TEXT, tmp_path, size=110_000, settings=ONE, prove=False, rates=rates)
+    assert one.level in USUAL
+    assert one.speedup > 1.1
+    assert one.file.bytes <= 110_000
+    counts = [
+        sum(tensor.type == "Q4_0" for tensor in gguf_header.read(made.file.path).tensors)
+        for made in (plain, one)
+    ]
+    assert counts[0] < counts[1]
+    (level,) = convert(source, [one.level], tmp_path / "level", settings=ONE, prove=False)
+    names = [tensor.name for tensor in gguf_header.read(level.path).tensors if len(tensor.shape) > 1]
+    with probe(whole, TEXT, names, chunks=CHUNKS, threads=1) as model:
+        assert one.kld_measured <= 1.1 * measured(model, level.path, names).mean()
 
 
 def test_a_matrix_of_zeros_costs_nothing_and_gets_the_fewest_bits(whole, monkeypatch):

@@ -43,7 +43,8 @@ path_option = click.Path(path_type=Path)
 @click.option(
     "--for-host",
     is_flag=True,
-    help="Choose the level that this machine should run, by --goal; with --fit, of types it runs fast.",
+    help="Choose the level that this machine should run, by --goal; with --fit, the fastest mixture that is as good "
+    "as the usual level of that size.",
 )
 @goal_option
 @click.option("--dry-run", is_flag=True, help="Say what the files would weigh, and write none.")
@@ -184,15 +185,12 @@ def command(
         settings = options.settings_of(threads, max_buffer, types, output_type, embedding_type, prune_layers)
         if fit is not None or bpw is not None:
             options.refuse("--bpw" if fit is None else "--fit", never=options.LEVELLED)
-            budget, text = options.room(fit, bpw), options.to_measure_on(calibrate)
-            from edge.cli.for_host import types_for_host
-            from edge.convert.sensitivity import KINDS
+            budget, (text, called) = options.room(fit, bpw), options.to_measure_on(calibrate)
+            from edge.cli.for_host import rates_for_host
 
-            kinds = types_for_host() if for_host else KINDS
+            rates = rates_for_host() if for_host else None
             with by_exception(), bars() as report:  # the whole model at F16 lies in a folder that has to go
-                settings = options.weighed(
-                    settings, path, imatrix, None if imatrix else calibrate, out, name, report
-                )
+                settings = options.weighed(settings, path, imatrix, None, out, name, report)
                 from edge.convert.fit import fit as squeezed
 
                 one = squeezed(
@@ -203,8 +201,9 @@ def command(
                     bpw=bpw,
                     name=name,
                     settings=settings,
+                    calibrate=None if imatrix else called,
                     prove=not no_proof,
-                    kinds=kinds,
+                    rates=rates,
                     report=report,
                 )
             show(one, output.fitted, as_json)

@@ -93,11 +93,11 @@ def room(fit: str | None, bpw: float | None) -> int | None:
     return None if fit is None else parse_size(fit)
 
 
-def to_measure_on(calibrate: str | None) -> str:
-    """The calibration text itself. Raises RequestError where there is none."""
+def to_measure_on(calibrate: str | None) -> tuple[str, str]:
+    """The calibration text itself, and its name. Raises RequestError where there is none."""
     if calibrate is None:
         raise RequestError("tensors are measured on text and none is given", hint="give it with --calibrate")
-    return text_of(calibrate)[0]
+    return text_of(calibrate)
 
 
 def weighed(

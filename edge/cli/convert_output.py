@@ -47,9 +47,12 @@ def made(files: Sequence[Made]) -> str:
 
 def fitted(one: Fitted) -> str:
     """The file's row, and what the choice of its types was worth."""
+    than = ""
+    if one.speedup:
+        than = f"\nas good as {one.level}, and its matrices {one.speedup:.2f} times as fast, as predicted"
     return (
         f"{made([one.file])}\n{one.file.bytes:,} bytes; mean KLD {one.kld_measured:.2g} ± {one.kld_error:.1g} "
-        f"measured on {one.tokens:,} tokens held back, {one.kld_predicted:.2g} predicted"
+        f"measured on {one.tokens:,} tokens held back, {one.kld_predicted:.2g} predicted{than}"
     )
 
 

@@ -1,14 +1,18 @@
-"""`--for-host` of `edge convert`: the level, or the types, that this machine should run, with the reason."""
+"""`--for-host` of `edge convert`: the level that this machine should run, with the reason; or its rates."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from edge.cli.output import printable
 from edge.errors import RequestError
+
+if TYPE_CHECKING:
+    from edge.rates import Rates
 
 
 def level_for_host(source: str, goals: Sequence[str], name: str | None, calibrated: bool) -> str | None:
@@ -35,14 +39,12 @@ def level_for_host(source: str, goals: Sequence[str], name: str | None, calibrat
     return None if pick.where == HERE else pick.level.lower()
 
 
-def types_for_host() -> tuple[str, ...]:
-    """The GGML types that a file squeezed for this machine is made of.
+def rates_for_host() -> Rates:
+    """What a file squeezed for this machine is chosen by.
 
     Raises RequestError where the machine was not measured, or not well.
     """
     from edge import rates as measured
-    from edge.candidate import fast_types
-    from edge.convert.sensitivity import KINDS
     from edge.machine import host
 
     machine = host()
@@ -54,6 +56,4 @@ def types_for_host() -> tuple[str, ...]:
             f"the measurement of this host is no evidence, as it was {', '.join(rates.marks)}",
             hint=measured.AGAIN,
         )
-    kinds = fast_types(KINDS, rates)
-    click.echo(f"of types that are fast here: {', '.join(kinds)}", err=True)
-    return kinds
+    return rates
