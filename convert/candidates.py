@@ -17,6 +17,7 @@ from edge import gguf_header
 from edge.errors import EdgeError
 from edge.gguf_header import Header, Tensor
 
+from . import gguf_source
 from .files import File, check_levels, file_of
 from .quantize import Settings, levels
 from .source import Source, opened, title_of
@@ -113,7 +114,8 @@ def own_types(path: Path, source: Source) -> dict[str, str]:
     """The type of each tensor as the source has it: what no level can restore."""
     if path.is_dir():
         return {entry.name: entry.type for entry in source.entries}
-    return {tensor.name: tensor.type for tensor in gguf_header.read(path).tensors}
+    with gguf_source.open(path) as file:  # all parts of a split one
+        return dict(file.types)
 
 
 def fingerprint_of(path: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge import onnx_folder, onnx_speed, store
 from edge import rates as measured
-from edge.artifact import UNSTATED_CONTEXT, is_onnx, of_gguf, of_onnx_folder, refusals
+from edge.artifact import is_onnx, of_gguf, of_header, of_onnx_folder, refusals
 from edge.budget import choose_context
 from edge.candidate import HERE, MAKE, ONNX, Candidate
 from edge.choose import Choice, choose
@@ -17,8 +17,9 @@ from edge.errors import ConversionError, EdgeError
 from edge.evidence import digest_of, qualities_of
 from edge.gguf_header import Header
 from edge.goals import Goal
+from edge.kv import row_multiple
 from edge.machine import Host, host
-from edge.memory import LOGITS_ROWS, Cache, best_mapped, predict
+from edge.memory import LOGITS_ROWS, Cache
 from edge.onnx_folder import OnnxFolder, is_folder
 from edge.planner import TYPICAL_PROMPT
 from edge.rates import Rates
@@ -28,7 +29,6 @@ from .candidates import Levels, candidates, fingerprint_of
 from .source import title_of
 
 MOST_FILES = 200  # of a folder that are looked at
-CACHE = Cache(rows=LOGITS_ROWS)
 CALIBRATE = "needs an importance matrix: --calibrate or --imatrix"
 
 
@@ -80,10 +80,11 @@ def choices(
         found = [*of_model(model, ctx, name, calibrated, machine, rates)]
     chosen = choose(
         found,
-        rates,
+        rates if on_cpu(machine) else None,
         goal,
         budget=budget,
-        unmeasured=measured.why_none(machine),
+        unmeasured=measured.why_none(machine) if on_cpu(machine) else not_predicted(machine),
+        workers=machine.cpu.performance_cores,
     )
     return Found(chosen, tuple(found), model.path)
 
@@ -146,7 +147,7 @@ def of_file(model: store.Model, ctx: int | None, machine: Host) -> Candidate:
         artifact=model.name if model.added else str(model.path),
         level=found.header.quantization,
         bytes=found.header.file_bytes,
-        memory_bytes=found.predict(context, CACHE, 0).total_bytes,
+        memory_bytes=found.predict(context, cache_of(found.header, machine), 0).total_bytes,
         where=HERE,
         header=found.header,
         qualities=qualities_of(model.path),
@@ -167,19 +168,18 @@ def of_graph(folder: OnnxFolder, ctx: int | None, machine: Host, rates: Rates | 
     found = of_onnx_folder(folder)
     context, _ = choose_context(found.trained, ctx)
     prompt = min(TYPICAL_PROMPT, context)
-    speed, why = None, ""
-    if rates is not None:
-        threads = machine.cpu.performance_cores
-        speed, why = onnx_speed.predict(folder, rates, threads=threads, depth=prompt, prompt=prompt)
+    speed, why, workers = None, "", machine.cpu.performance_cores
+    if rates is not None and not rates.marks:
+        speed, why = onnx_speed.predict(folder, rates, threads=workers, depth=prompt, prompt=prompt)
     return Candidate(
         artifact=str(folder.path),
         level=f"{ONNX} {folder.level}".strip(),
         bytes=folder.bytes,
-        memory_bytes=found.predict(context, Cache(type="f32"), 0).total_bytes,
+        memory_bytes=found.predict(context, Cache(type="f32", workers=workers), 0).total_bytes,
         where=MAKE,
         speed=speed,
         generates=not found.refusals,
-        note=f"no speed: {why}" if why else "",
+        note=f"no speed: {why.replace('; ', ', ')}" if why else "",
     )
 
 
@@ -194,11 +194,24 @@ def graphs_of(path: Path, name: str | None) -> Iterator[OnnxFolder]:
 
 def needed(header: Header, ctx: int | None, machine: Host) -> int:
     """Bytes that a file of this header would take to run, at the context that `edge plan` would choose."""
-    trained = header.get("{arch}.context_length", int, UNSTATED_CONTEXT)
-    context, _ = choose_context(trained, ctx)
-    isa = machine.cpu.isa
-    mapped = best_mapped(header, isa) or not machine.chosen.backend.endswith("-cpu")
-    return predict(header, context, CACHE, isa=isa, mapped=mapped).total_bytes
+    found = of_header(header, machine)
+    context, _ = choose_context(found.trained, ctx)
+    return found.predict(context, cache_of(header, machine), 0).total_bytes
+
+
+def cache_of(header: Header, machine: Host) -> Cache:
+    """As `edge plan` keeps one conversation's."""
+    rows, _ = row_multiple(header, machine.cpu.isa, on_cpu(machine))
+    return Cache(rows=LOGITS_ROWS if rows == 1 else 1, workers=machine.cpu.performance_cores)
+
+
+def on_cpu(machine: Host) -> bool:
+    """Whether GGUF files run where kernels were measured."""
+    return machine.chosen.backend.endswith("-cpu")
+
+
+def not_predicted(machine: Host) -> str:
+    return f"they are not predicted for {machine.chosen.backend}"
 
 
 def others(model: store.Model, made: Levels) -> Iterator[store.Model]:
@@ -212,7 +225,7 @@ def others(model: store.Model, made: Levels) -> Iterator[store.Model]:
         seen.add(path)
         if is_onnx(other):
             yield other
-        elif path.is_file() and fingerprint_of(path) == made.fingerprint:
+        elif path.is_file() and made.fingerprint and fingerprint_of(path) == made.fingerprint:
             digest = digest_of(path)
             if digest not in digests:
                 digests.add(digest)

@@ -15,6 +15,7 @@ import numpy as np
 
 from edge import gguf_header
 from edge.errors import RequestError
+from edge.memory import has_cache
 from edge.rates import Rates
 from edge.sizes import mib
 
@@ -23,9 +24,10 @@ from .collect import collect
 from .drafts import disk_errors
 from .files import File, file_of
 from .gguf import Entry, aligned
+from .imatrix import Importance
 from .pace import seconds_of
 from .probe import Array, Probe, probe
-from .quantize import Settings, check_importance
+from .quantize import Settings, check_importance, importances
 from .sensitivity import KINDS, bits, measure, possible
 from .source import Source, opened, title_of
 from .squeeze import Option, fastest, solve
@@ -33,15 +35,18 @@ from .stream import Report, silent
 from .to_gguf import DEFAULT, Made, check_free, make
 
 CHUNKS = 8  # of calibration text; every other one is held back to measure the file on
-TENSOR = 2  # of them that a tensor is measured on, or one for each thread
-WORTH = 0.55  # of the bits a weight that there are: a type of fewer is hardly ever chosen, and slow to encode
-USUAL = ("q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")  # levels that people take, the largest first
+TENSOR = slice(0, 4, 2)  # the chunks that a tensor is measured on
+TOKENS = 128  # the first of each of them
+WORTH = 0.5  # of the bits a weight that there are: a type of fewer is hardly ever chosen, and slow to encode
+LAYER = "blk."  # what the weights are called that a matrix is collected of
+USUAL = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")  # levels that people take, the largest first
 
 
 @dataclass(frozen=True)
 class Fitted:
     """The file, and its mean KL divergence from the whole model in nats a token: `kld_predicted` from its tensors'
-    measured one by one, `kld_measured` of the file, on `tokens` of the calibration text that those did not see.
+    measured one by one, `kld_measured` of the file, on `tokens` of the calibration text that those did not see; an
+    importance matrix that is collected here has seen all of it.
 
     level      of a file for this host: the usual one of its size, which it is to be as good as; empty where none fits
     speedup    how many times as fast as that level its matrices are, as predicted
@@ -117,6 +122,9 @@ def fit(
     it and kept as `out/TITLE.imatrix.gguf`; else it is the settings'. Raises RequestError for less than the smallest
     that it can be and for a text too short to measure on, before anything is kept, and otherwise as `convert`.
     """
+    if rates is not None:
+        timed = {kernel.type for kernel in rates.kernels}
+        kinds = [kind for kind in kinds if kind in timed]
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     with (
@@ -124,32 +132,42 @@ def fit(
         TemporaryDirectory(prefix=".edge-", dir=out) as folder,
     ):
         budget = partial(planned, source, Path(folder), prove, kinds, size=size, bpw=bpw)
-        plan = budget(settings, all_weighed=calibrate is not None)
+        matrix = out / f"{source.title}.imatrix.gguf"
+        plan = budget(expected(settings, source, calibrate, matrix) if calibrate else settings)
         check_importance(plan.base.entries.values(), settings.importance)
         plain = replace(settings, importance={}, importance_fields={})
         (whole,) = make(source, ["f16"], Path(folder), settings=plain, prove=False)
+        header = gguf_header.read(whole.path)
+        if not has_cache(header):
+            raise RequestError(
+                "it continues no text, so there are no probabilities to measure",
+                hint="choose a level instead",
+            )
         names = list(plan.kinds)
         with (
             gguf_source.open(whole.path) as weights,
             probe(whole.path, text, names, chunks=CHUNKS, threads=settings.threads) as model,
         ):
             if calibrate:
-                matrix = out / f"{source.title}.imatrix.gguf"
-                settings = calibrated(settings, whole.path, text, calibrate, matrix, report)
-                plan = budget(settings)  # the file says of the matrix what takes some bytes
+                found = collected(whole.path, text, calibrate, settings, report)
+                settings = weighed(settings, found, matrix)
+                plan = budget(settings)
+                check_importance(plan.base.entries.values(), settings.importance)
+                imatrix.write(found, matrix)
             losses = measure(
                 model,
                 weights,
                 plan.kinds,
                 settings.importance,
                 plan.bits_per_weight,
-                slice(0, 2 * max(TENSOR, settings.workers), 2),
+                TENSOR,
+                TOKENS,
                 report,
             )
             if rates is None:
                 choice = Choice(types(plan, losses))
             else:
-                seconds = seconds_of(gguf_header.read(whole.path), plan.kinds, rates)
+                seconds = seconds_of(header, plan.kinds, rates)
                 choice = fast_types(plan, losses, seconds, usual(plan, source, Path(folder), settings))
             file = written(source, plan, choice.types, out, settings, prove, report)
             apart = measured(model, file.path, names)
@@ -164,19 +182,27 @@ def fit(
     )
 
 
-def calibrated(
-    settings: Settings, whole: Path, text: str, called: str, matrix: Path, report: Report
-) -> Settings:
-    """The settings with an importance matrix of the text, which is kept."""
-    found = collect(
-        whole,
-        text,
-        name=called,
-        threads=settings.threads,
-        progress=lambda done, total: report("calibrating", done, total),
-    )
-    imatrix.write(found, matrix)
+def collected(whole: Path, text: str, name: str, settings: Settings, report: Report) -> Importance:
+    def progress(done: int, total: int) -> None:
+        report("calibrating", done, total)
+
+    return collect(whole, text, name=name, threads=settings.threads, progress=progress)
+
+
+def weighed(settings: Settings, found: Importance, matrix: Path) -> Settings:
     return replace(settings, importance=found.means(), importance_fields=found.fields(matrix.name))
+
+
+def expected(settings: Settings, source: Source, text: str, matrix: Path) -> Settings:
+    """The settings as they will be with a matrix: of the layers' weights, and what a file says of it has a length."""
+    columns = {
+        entry.name: np.ones((importances(entry.shape), entry.shape[-1]), np.float32)
+        for entry in source.entries
+        if entry.name.startswith(LAYER) and not entry.fixed
+    }
+    return weighed(
+        settings, Importance(columns, dict.fromkeys(columns, np.ones(1, np.int64)), (text,), 0, 0), matrix
+    )
 
 
 def planned(
@@ -186,18 +212,16 @@ def planned(
     kinds: Sequence[str],
     settings: Settings,
     *,
-    all_weighed: bool = False,
     size: int | None,
     bpw: float | None,
 ) -> Plan:
-    """Which tensors may have which types, and the bytes for them; `all_weighed`: as if each had an importance. Raises
-    RequestError for too few."""
+    """Which tensors may have which types, and the bytes for them. Raises RequestError for too few."""
     base = file_of(source, "q8_0", folder, settings, prove)
     kept = replace(settings, types={name: entry.type for name, entry in base.entries.items()})
     base = file_of(source, "own", folder, kept, prove)  # with the head of a mixture of one's own
     own = {entry.name: entry.type for entry in source.entries}
     found = {
-        name: possible(entry, kinds, all_weighed or name in settings.importance)
+        name: possible(entry, kinds, name in settings.importance)
         for name, entry in base.entries.items()
         if name in own and not entry.fixed and entry.type != own[name]
     }

@@ -8,7 +8,6 @@ from dataclasses import replace
 from edge import speed
 from edge.candidate import ANSWER
 from edge.gguf_header import Header
-from edge.memory import has_cache
 from edge.planner import TYPICAL_PROMPT
 from edge.rates import Rates
 
@@ -19,16 +18,15 @@ def seconds_of(
     """Seconds that the tensor's products take of a prompt of 512 tokens and 128 of answer, by its name and type.
 
     `kinds` are the types by tensor; those that were not measured are left out. A tensor that is only looked up in
-    takes none; of an encoder it is the prompt alone.
+    takes none.
     """
     timed = {kernel.type for kernel in rates.kernels}
     found = {name: {kind: 0.0 for kind in of if kind in timed} for name, of in kinds.items()}
-    answer = ANSWER if has_cache(header) else 0
     for tensor, share in speed.matrices(header):
         rows = 1 if speed.of_outputs(header, tensor) else TYPICAL_PROMPT
         for kind in found.get(tensor.name, {}):
             one = replace(tensor, type=kind)
             weight = speed.cost(rates, one, rates.prefill_threads, rows)
-            weight += answer * speed.cost(rates, one, rates.decode_threads, 1)
+            weight += ANSWER * speed.cost(rates, one, rates.decode_threads, 1)
             found[tensor.name][kind] = tensor.elements * share * weight
     return found

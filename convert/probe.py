@@ -31,7 +31,9 @@ Array = NDArray[Any]
 
 CONTEXT = 256  # tokens of a chunk
 LEAST = 4  # chunks
-REFERENCE = 512 << 20  # bytes of log-probabilities that are kept of the whole model
+REFERENCE = (
+    512 << 20
+)  # bytes of log-probabilities that are kept of the whole model, where LEAST chunks have no more
 SAMPLES = 64  # inputs of each weight that are kept, of each chunk
 BLOCK = 1 << 17  # logits that one step works on: 0.5 MiB, which stays in the cache of a core
 
@@ -73,9 +75,10 @@ class Probe:
                 tensor.nb[:] = strides
             self._blocks.pop(name, None)
 
-    def divergence(self, chunks: slice = slice(None)) -> Array:
-        """KL(whole ‖ model as it is now) of each token of these chunks, (chunks, tokens), in nats."""
-        return np.stack(list(self.pool.map(self._apart, self.chunks[chunks], self._reference[chunks])))
+    def divergence(self, chunks: slice = slice(None), tokens: int | None = None) -> Array:
+        """KL(whole ‖ model as it is now) of the first tokens of these chunks, (chunks, tokens), in nats."""
+        bases = [base[:tokens] for base in self._reference[chunks]]
+        return np.stack(list(self.pool.map(self._apart, self.chunks[chunks, :tokens], bases)))
 
     def _whole(self, chunk: Array) -> Array:
         """Log-probabilities, (tokens, vocabulary)."""
@@ -145,9 +148,9 @@ def probe(
             ids[:, 0] = lib.llama_vocab_bos(lib.llama_model_get_vocab(handle))
         finder = Finder(names)
         with opened(handle, size, finder.callback) as context:
-            finder.find(context, ids)
+            finder.find(context, ids[::2])  # every other chunk is held back
         # A thread a context: llama.cpp's own threads wait for each other after every product.
-        contexts = [stack.enter_context(opened(handle, size)) for _ in range(threads)]
+        contexts = [stack.enter_context(opened(handle, size)) for _ in range(min(threads, len(ids)))]
         # After an error or Ctrl-C other threads still compute, with contexts and blocks that are about to be freed.
         stack.callback(pool.shutdown, cancel_futures=True)
         found = Probe(contexts, ids, finder, pool)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.engine.binding import llama, transcript, why
+from edge.engine.binding import interrupts_held, llama, transcript, why
 from edge.errors import ConversionError, RequestError
 from edge.machine import host
 
@@ -121,7 +123,7 @@ def mixture(blank: Path, level: str, entries: Sequence[Entry], settings: Setting
                     f"{kind} does not divide {name}'s rows of {entry.shape[-1]}", hint="choose another type"
                 )
     params, kept = parameters(level, settings)
-    with transcript() as pieces:
+    with interrupts_held(), transcript() as pieces:
         failed = llama().llama_model_quantize(os.fsencode(blank), b"", ctypes.byref(params))
     del kept
     if failed:
@@ -199,11 +201,52 @@ def check_importance(entries: Iterable[Entry], importance: Mapping[str, Float32]
             raise ConversionError(
                 f"{entry.name}: {entry.type} needs an importance matrix", hint="give --imatrix or --calibrate"
             )
-        if found is not None and found.size != entry.shape[-1]:
+        if found is not None and found.size not in (
+            entry.shape[-1],
+            importances(entry.shape) * entry.shape[-1],
+        ):
             raise ConversionError(
                 f"the importance matrix has {found.size} columns for {entry.name}, which has {entry.shape[-1]}",
                 hint="it is of another model",
             )
+
+
+def importances(shape: Sequence[int]) -> int:
+    """How many a tensor has: one for each expert, whose matrices are one tensor (experts, rows, columns)."""
+    return math.prod(shape[:-2])
+
+
+def importance_of(shape: Sequence[int], numbers: NDArray[np.int64], importance: Float32) -> Float32:
+    """That of each of a tensor's rows with these numbers: (rows, columns), of an expert's rows the expert's."""
+    columns = shape[-1]
+    if importance.size == columns:
+        return np.broadcast_to(importance, (len(numbers), columns))
+    return importance.reshape(-1, columns)[numbers // shape[-2]]
+
+
+def encode_rows(
+    values: Float32,
+    numbers: NDArray[np.int64],
+    shape: Sequence[int],
+    kind: str,
+    importance: Float32 | None,
+    pool: Executor,
+    parts: int,
+) -> NDArray[np.uint8]:
+    """As `encode`, for the rows with these numbers of a tensor of this shape, whose experts may have an importance
+    each."""
+    columns = shape[-1]
+    if importance is None or importance.size == columns:
+        return encode(values, kind, importance, pool, parts)
+    experts = numbers // shape[-2]
+    edges = [0, *(np.flatnonzero(np.diff(experts)) + 1).tolist(), len(values)]
+    each = importance.reshape(-1, columns)
+    return np.concatenate(
+        [
+            encode(values[start:stop], kind, each[experts[start]], pool, parts)
+            for start, stop in itertools.pairwise(edges)
+        ]
+    )
 
 
 def encode(

@@ -17,7 +17,7 @@ from .ggml_types import NUMBERS, dequantize
 from .gguf import Entry, fits, row_bytes
 from .gguf_source import GGUFSource
 from .probe import Array, Probe
-from .quantize import MAX_BUFFER, encode, quantizer
+from .quantize import MAX_BUFFER, encode_rows, importance_of, quantizer
 from .stream import Report
 
 Float32 = NDArray[np.float32]
@@ -32,8 +32,12 @@ PIECES = 8  # that rows are encoded in, by all threads
 # Bits a weight of the types to measure, and their error: of less than that, as of a type that the source had already,
 # the rounding of activations is all that is seen; of fewer bits, it is no longer small.
 MOST, FEWEST, SEEN = 5.0, 2.5, 1e-3
+UNLIKE = (
+    "MXFP4",
+    "NVFP4",
+)  # their coarse scales shift products all one way, which costs other than chance does
 BELOW = 0.75  # bits below what there are: what is chosen spreads around the budget, and most is lost at its lower end
-ROUNDED = "Q8_0"  # as llama.cpp rounds the inputs of a product with quantized weights, or nearly so
+ROUNDED = 32  # inputs of a product with quantized weights that llama.cpp rounds to 8 bits together; with K types 256
 FLOATS = ("F32", "F16", "BF16")
 NOTHING = 1e-15  # nats a token: what rounding leaves of a tensor that changes nothing, such as one of zeros
 
@@ -51,11 +55,13 @@ def measure(
     importance: Mapping[str, Float32],
     around: float,
     chunks: slice,
+    tokens: int,
     report: Report,
 ) -> dict[str, dict[str, float]]:
     """Predicted divergence by tensor and type. `entries` are the types to judge of each tensor.
 
-    `around` is about how many bits a weight may take: types near it are measured.
+    `around` is about how many bits a weight may take, by which the type to measure is chosen. It is measured on the
+    first `tokens` of these chunks of the probe.
     """
     found = {}
     for done, (name, kinds) in enumerate(entries.items()):
@@ -63,7 +69,7 @@ def measure(
         errors = errors_of(whole, name, kinds, importance.get(name), probe)
         kind = measurable(around, errors)
         probe.put(name, kind, encoded(whole, name, kind, importance.get(name), probe.pool))
-        slope = max(probe.divergence(chunks).mean(), NOTHING) / errors[kind]
+        slope = max(probe.divergence(chunks, tokens).mean(), NOTHING) / errors[kind]
         probe.restore([name])
         found[name] = {kind: slope * error for kind, error in errors.items()}
     report("measuring tensors", len(entries), len(entries))
@@ -71,10 +77,12 @@ def measure(
 
 
 def measurable(around: float, errors: Mapping[str, float]) -> str:
-    """The type to measure where so many bits a weight are to be had; the better of two of one size."""
-    seen = [kind for kind, error in errors.items() if bits(kind) <= MOST and error >= SEEN]
+    """The type to measure where so many bits a weight are to be had; the first of two of one size."""
+    seen = [
+        kind for kind, error in errors.items() if bits(kind) <= MOST and error >= SEEN and kind not in UNLIKE
+    ]
     near = min(MOST, max(FEWEST, around - BELOW))
-    return min(seen or errors, key=lambda kind: (abs(bits(kind) - near), errors[kind]))
+    return min(seen or errors, key=lambda kind: abs(bits(kind) - near))
 
 
 def bits(kind: str) -> float:
@@ -84,8 +92,22 @@ def bits(kind: str) -> float:
 
 def encoded(whole: GGUFSource, name: str, kind: str, importance: Float32 | None, pool: Executor) -> Array:
     """A tensor's rows in a type, (rows, bytes of a row)."""
-    parts = [encode(rows, kind, importance, pool, PIECES) for rows in whole.chunks(name, MAX_BUFFER)]
+    parts, done, shape = [], 0, whole.shape(name)
+    for rows in whole.chunks(name, MAX_BUFFER):
+        numbers = np.arange(done, done + len(rows))
+        parts.append(encode_rows(rows, numbers, shape, kind, importance, pool, PIECES))
+        done += len(rows)
     return np.concatenate(parts)
+
+
+def as_rounded(inputs: Float32) -> Float32:
+    """Inputs (samples, columns) as a product with quantized weights takes them (ggml's quantize_row_q8_0)."""
+    if inputs.shape[-1] % ROUNDED:
+        return inputs
+    blocks = inputs.reshape(-1, ROUNDED)
+    scale = np.abs(blocks).max(axis=1, keepdims=True) / 127
+    rounded = np.rint(np.divide(blocks, scale, out=np.zeros_like(blocks), where=scale > 0)) * scale
+    return np.asarray(rounded.reshape(inputs.shape))
 
 
 def errors_of(
@@ -96,27 +118,28 @@ def errors_of(
     Inputs are rounded where weights are quantized. Where no inputs of it are known, of its weights, times the
     importance of their columns.
     """
-    columns = whole.shape(name)[-1]
-    total = int(np.prod(whole.shape(name)[:-1]))
+    shape = whole.shape(name)
+    columns, total = shape[-1], int(np.prod(shape[:-1]))
     chosen = np.linspace(0, total - 1, min(total, ROWS)).astype(int)
     rows = np.concatenate([whole.read(name, at * columns, (at + 1) * columns) for at in chosen]).reshape(
         -1, columns
     )
-    scale = np.ones(columns, np.float32) if importance is None else np.sqrt(importance)
+    scale = 1.0 if importance is None else np.sqrt(importance_of(shape, chosen, importance))
 
-    def lowered(values: Float32, kind: str, weights: Float32 | None) -> Float32:
-        out = np.empty_like(values)
-        dequantize(encode(values, kind, weights, probe.pool, PIECES).reshape(-1), kind, out.reshape(-1))
+    def lowered(kind: str) -> Float32:
+        out = np.empty_like(rows)
+        blocks = encode_rows(rows, chosen, shape, kind, importance, probe.pool, PIECES)
+        dequantize(blocks.reshape(-1), kind, out.reshape(-1))
         return out
 
     def products(values: Float32, inputs: Float32 | None) -> Float32:
         return values * scale if inputs is None else np.asarray(values @ inputs.T)
 
     inputs = probe.inputs.get(name)
-    rounded = inputs if inputs is None or not fits(ROUNDED, columns) else lowered(inputs, ROUNDED, None)
+    rounded = None if inputs is None else as_rounded(inputs)
     exact, found = products(rows, inputs), {}
     square = float(np.square(exact).sum()) or 1.0  # zeros are encoded without an error
     for kind in kinds:
-        given = products(lowered(rows, kind, importance), inputs if kind in FLOATS else rounded)
+        given = products(lowered(kind), inputs if kind in FLOATS else rounded)
         found[kind] = max(float(np.square(given - exact).sum()) / square, 1e-12)
     return found

@@ -18,7 +18,7 @@ from edge.errors import ConversionError
 from .drafts import Drafts
 from .files import File
 from .gguf import Entry, Head
-from .quantize import Settings, encode
+from .quantize import Settings, encode_rows
 from .source import Source
 
 # what is done, how much of it, of how much
@@ -74,7 +74,10 @@ def copied(
             target = file.entries[entry.name]
             if target.type not in encoded:
                 try:
-                    encoded[target.type] = encode(rows, target.type, importance, pool, settings.workers)
+                    numbers = np.arange(row, row + len(rows))
+                    encoded[target.type] = encode_rows(
+                        rows, numbers, entry.shape, target.type, importance, pool, settings.workers
+                    )
                 except ConversionError as error:
                     raise ConversionError(f"{entry.name}: {error}", hint=error.hint) from None
             data = encoded[target.type].reshape(-1).view(np.uint8).data

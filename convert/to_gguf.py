@@ -171,8 +171,16 @@ def sizes(
         )
 
 
-def calibrate(path: Path, text: str, name: str, out: Path, *, report: Report = silent) -> Importance:
-    """The importance matrix of a checkpoint or GGUF file over a text that it calls `name`.
+def calibrate(
+    path: Path,
+    text: str,
+    name: str,
+    out: Path,
+    *,
+    settings: Settings = DEFAULT,
+    report: Report = silent,
+) -> Importance:
+    """The importance matrix of a checkpoint or GGUF file, without the layers to leave out, over a text it calls `name`.
 
     A checkpoint is made into a file of all its precision first, in a folder below `out` that goes again. Raises as
     `convert` and `collect` do.
@@ -182,11 +190,14 @@ def calibrate(path: Path, text: str, name: str, out: Path, *, report: Report = s
     def progress(done: int, total: int) -> None:
         report("calibrating", done, total)
 
-    if not path.is_dir():
-        return collect(path, text, name=name, progress=progress)
+    if not path.is_dir() and not settings.prune_layers:
+        return collect(path, text, name=name, threads=settings.threads, progress=progress)
     out.mkdir(parents=True, exist_ok=True)
-    with opened(path, title_of(path)) as source, TemporaryDirectory(prefix=".edge-", dir=out) as folder:
+    with (
+        opened(path, title_of(path), settings.prune_layers) as source,
+        TemporaryDirectory(prefix=".edge-", dir=out) as folder,
+    ):
         kinds = {entry.type for entry in source.entries if not entry.fixed}
         level = kinds.pop().lower() if len(kinds) == 1 else "f32"
         (whole,) = make(source, [level], Path(folder), prove=False)
-        return collect(whole.path, text, name=name, progress=progress)
+        return collect(whole.path, text, name=name, threads=settings.threads, progress=progress)

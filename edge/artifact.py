@@ -54,8 +54,11 @@ def is_onnx(model: store.Model) -> bool:
 
 def of_gguf(model: store.Model, machine: Host, mmap: bool | None = None) -> Artifact:
     """A GGUF file, mapped or read as `mmap` says, or as leaves less in memory. Raises what `read_artifact` raises."""
-    header = read_artifact(model)
+    return of_header(read_artifact(model), machine, mmap)
 
+
+def of_header(header: Header, machine: Host, mmap: bool | None = None) -> Artifact:
+    """A GGUF file that is here or could be. Raises BadGGUF for a header that makes no sense."""
     isa = machine.cpu.isa
     encodes = not has_cache(header)
     mapped, why = (True if encodes else mmap), ""

@@ -26,6 +26,7 @@ FAITHFUL = (
     "",  # a file made elsewhere that does not say it
 )
 ONNX = "onnx"  # before a level of it
+ONNX_BITS = {"fp32": 32.0, "fp16": 16.0, "int8": 8.0, "int8w": 8.0, "int4": 4.5}
 # The type of a level's matrices, where it is not the level's own name
 MAIN = {"IQ3_M": "IQ3_S", "IQ3_XS": "IQ3_S", "IQ2_M": "IQ2_S"}
 
@@ -69,6 +70,8 @@ class Candidate:
     @cached_property
     def bits(self) -> float:
         """Bits a weight over all matrices, no tensor counted with more than its ceiling; 0 where nothing is known."""
+        if self.is_onnx:
+            return ONNX_BITS.get(self.level.removeprefix(ONNX).strip(), 0.0)
         if self.header is None:
             return BITS[self.types["all"]] if self.types else 0.0
         matrices = [tensor for tensor in self.header.tensors if len(tensor.shape) > 1]
@@ -122,13 +125,14 @@ def main_type(level: str) -> str:
     return found if found in BITS else ""
 
 
-def speed_of(one: Candidate, rates: Rates | None) -> Speed | None:
-    """For a prompt of 512 tokens and what follows it, on the threads that were fastest."""
-    if rates is None:
-        return None
+def speed_of(one: Candidate, rates: Rates | None, workers: int = 1) -> Speed | None:
+    """For a prompt of 512 tokens and what follows it, on the threads that were fastest; of an encoder, of so many
+    batches side by side."""
     if one.header is None:
         return one.speed
-    threads = rates.prefill_threads if one.generates else rates.key.cores  # encoders: a batch on each core
+    if rates is None:
+        return None
+    threads = rates.prefill_threads if one.generates else workers
     try:
         return speed.predict(
             one.header,

@@ -102,11 +102,13 @@ def choose(
     *,
     budget: int,
     unmeasured: str = f"this host is not measured; {AGAIN}",
+    workers: int = 1,
 ) -> Choice:
     """Pick among the candidates, which are all of one model.
 
     budget      bytes of memory that there are; `goal.memory` may make them fewer
     unmeasured  why there are no rates, in words
+    workers     batches of texts that an encoder reads side by side
 
     Raises RequestError where nothing is to choose from, and for speed or a time to the first token without rates.
     """
@@ -122,7 +124,7 @@ def choose(
         raise RequestError(f"the goal {asked} cannot be judged: {unmeasured}")
     budget = min(budget, goal.memory or budget)
     common = common_measure(candidates, REFERENCE)
-    cases = [case_of(one, rates, budget, common) for one in candidates]
+    cases = [case_of(one, rates, budget, common, workers) for one in candidates]
     cases.sort(key=lambda case: (-case.one.bytes, case.one.level, case.one.artifact))
     possible = [case for case in cases if case.fits and not case.one.blocked]
     if goal.ttft is not None:
@@ -153,8 +155,8 @@ def choose(
     return Choice(rows, pick.one.artifact if pick else None, why, tuple(notes), measures)
 
 
-def case_of(one: Candidate, rates: Rates | None, budget: int, common: str) -> Case:
-    found = speed_of(one, rates)
+def case_of(one: Candidate, rates: Rates | None, budget: int, common: str, workers: int) -> Case:
+    found = speed_of(one, rates, workers)
     by_common = next((quality for quality in one.qualities if quality.measure == common), None)
     return Case(
         one=one,
@@ -221,7 +223,8 @@ def best(field: Field) -> tuple[Case, str]:
         )
     if most.one.is_source:
         return most, "the source itself: what is made from it is no better"
-    return most, f"the most bits a weight that fit ({most.one.bits:.2f}); {said(most)}"
+    bits = f" ({most.one.bits:.2f})" if most.one.bits else ""
+    return most, f"the most bits a weight that fit{bits}; {said(most)}"
 
 
 def balanced(field: Field) -> tuple[Case, str]:
@@ -345,14 +348,15 @@ def behind(case: Case, pick: Case, field: Field, goal: Goal) -> str:
     if goal.aim == BALANCED and not pick.one.generates:
         if not case.one.keeps_labels:
             return "its labels may differ"
-        if case.seconds is None:
+        if case.seconds is None or pick.seconds is None:
             return "larger, and no speed is known" if case.one.bytes > pick.one.bytes else "no speed is known"
         return "slower than the pick"
     if goal.aim == BALANCED and reference is not None:
         if case.one.bytes > reference.one.bytes:
             return f"larger than {REFERENCE}"
         if as_good(case, reference):
-            return "slower than the pick" if case.seconds is not None else "no speed is known"
+            known = case.seconds is not None and pick.seconds is not None
+            return "slower than the pick" if known else "no speed is known"
         return (
             "quality not measured"
             if case.kld is None or reference.kld is None

@@ -89,11 +89,6 @@ class Row:
         )
 
 
-def quality_of(path: Path) -> Quality | None:
-    """The best evidence there is of a GGUF file's quality, or None."""
-    return next(iter(qualities_of(path)), None)
-
-
 def qualities_of(path: Path) -> tuple[Quality, ...]:
     """All that was measured of the very bytes of a GGUF file: runs with the most tokens first, its certificate last."""
     try:

@@ -32,6 +32,8 @@ def choose_file(ref: str, goal: Goal, *, on: Host | None = None) -> Choice:
         )
     home.stay_online(ref)
     machine = on or host()
+    backend = machine.chosen.backend
+    on_cpu = backend.endswith("-cpu")
     files = [of_file(name, size) for name, size in hub.ggufs(target)]
     levelled = [one for one in files if one.level] or files[:1] * (len(files) == 1)
     if not levelled:
@@ -41,10 +43,10 @@ def choose_file(ref: str, goal: Goal, *, on: Host | None = None) -> Choice:
         )
     return choose(
         levelled,
-        measured.load(machine),
+        measured.load(machine) if on_cpu else None,
         goal,
         budget=machine.memory.available_bytes,
-        unmeasured=measured.why_none(machine),
+        unmeasured=measured.why_none(machine) if on_cpu else f"they are not predicted for {backend}",
     )
 
 

@@ -37,6 +37,7 @@ BIASED = ("int4", "int8w")  # levels whose multiplication adds its bias
 NODES = {"int8": 70}  # operators a layer, by level
 FEW_NODES = 30
 PER_OUTPUT = 5 / 8  # of a matrix's outputs or inputs a weight, times the measured width: half are 4 × as wide
+PARTS = {"add", "gelu", "norm", "round", "score", "look", "node"}  # of which all is predicted
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def of_config(
 
 def why_not(level: str, rates: Rates) -> str:
     """Why nothing is predicted at a level; empty where it is."""
-    if not rates.onnx or not rates.onnx_parts:
+    if not rates.onnx or not parts_of(rates).keys() >= PARTS:
         return f"ONNX Runtime was not measured on this host; {AGAIN}"
     if KERNELS.get(level, level) not in {kernel.type for kernel in rates.onnx}:
         return f"ONNX Runtime was not measured at {level}"

@@ -173,7 +173,7 @@ def plan(
     )
 
     rows_reason = rows_reason if cache.split else ""
-    speed, speed_reason = predicted(found, machine, rates, use, context, parallel)
+    speed, speed_reason = predicted(found, machine, rates, use, context, parallel, cache.type)
     return Plan(
         artifact=model.name,
         path=model.path,
@@ -250,13 +250,21 @@ def tuned_reasons(found: Tuned | None) -> Iterator[str]:
 
 
 def predicted(
-    found: Artifact, machine: Host, rates: Rates | None, use: Threads, context: int, parallel: int
+    found: Artifact,
+    machine: Host,
+    rates: Rates | None,
+    use: Threads,
+    context: int,
+    parallel: int,
+    kv: str,
 ) -> tuple[Speed | None, str]:
     """The speed of a prompt and of the tokens after it, and what that goes by or why it is not known."""
     if not found.chosen.backend.endswith("-cpu"):
         return None, f"speed is not predicted for {found.chosen.backend}"
     if rates is None:
         return None, measured.why_none(machine)
+    if found.header is not None and not found.encodes and kv != "f16":
+        return None, f"speed is predicted for keys and values in f16, and not in {kv}"
     prompt = min(TYPICAL_PROMPT, context)
     speed: Speed | None = None
     why = "a part of this model was not measured: a type of its tensors, or recurrent layers"

@@ -38,7 +38,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """Memory read by so many threads at once, 10^9 bytes a second: median, lowest and highest."""
+    """Memory read by so many threads at once, 10^9 bytes a second: upper quartile, lowest and highest."""
 
     threads: int
     gbs: float

@@ -18,9 +18,9 @@ from edge.home import tuned_file
 from edge.kept import write
 from edge.machine import Host
 from edge.memory import BATCH
-from edge.rates import Key, key_of
+from edge.rates import LATEST, Key, key_of
 
-MAX_BYTES = 4 << 20
+MAX_BYTES = 16 << 20  # a file takes some 8 KB
 MAX_FILES = 500  # the oldest go
 SMALLEST, BIGGEST = 64, BATCH  # rows computed at once
 MAX_THREADS = 512
@@ -140,6 +140,8 @@ def _tuned(row: Mapping[str, Any]) -> Tuned:
     batch = _whole(row["batch"], SMALLEST, BIGGEST)
     if batch % SMALLEST:
         raise ValueError(f"a batch of {batch} rows")
+    if _number(row["measured_at"]) > LATEST:
+        raise ValueError("a date that no calendar has")
     if row["lookup"] not in (None, False):
         raise ValueError("guessing ahead is only ever switched off")
     return Tuned(

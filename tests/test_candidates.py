@@ -4,8 +4,10 @@ import shutil
 import weakref
 from dataclasses import replace
 
+import hostile
 import pytest
 import tiny_checkpoints
+from recorded_rates import kernels_of, recorded_rates
 from tiny import tiny_llama
 
 from edge import gguf_header
@@ -13,11 +15,16 @@ from edge.candidate import HERE, MAKE
 from edge.convert.candidates import candidates, fingerprint_of
 from edge.convert.choices import choices
 from edge.convert.onnx import to_onnx
+from edge.convert.onnx.levels import LEVELS
 from edge.convert.quantize import Settings, levels
 from edge.convert.to_gguf import convert
 from edge.errors import ConversionError, DoesNotFit, ModelNotFound, RequestError
 from edge.evidence import record, row_of
 from edge.goals import Goal
+from edge.machine import host
+from edge.machine.backends import Chosen
+from edge.planner import plan
+from edge.rates import key_of, save
 
 MADE = ("f16", "q8_0", "q4_k_m", "iq4_nl")
 
@@ -109,6 +116,42 @@ def test_what_is_here_stands_beside_what_could_be_made(source, made, here):
     assert found.choice.picked.level == "Q4_K_M"  # nothing was measured
     assert found.picked.where == MAKE
     assert found.source == source
+
+
+def test_files_without_vectors_are_no_files_of_a_model_without_levels(tmp_path, monkeypatch):
+    """As of a family that only ONNX Runtime computes, whose fingerprint is empty like theirs."""
+    monkeypatch.chdir(tmp_path)
+    source = tiny_checkpoints.write("deberta-v2", tmp_path / "model")
+    (tmp_path / "vocabulary.gguf").write_bytes(hostile.gguf([hostile.LLAMA], tensors=[], data=0))
+    found = choices(str(source), Goal("quality"))
+    assert {one.level for one in found.candidates} == {f"onnx {level}" for level in LEVELS}
+    assert found.choice.picked.level == "onnx fp32"
+    assert "32.00" in found.choice.reason
+
+
+def test_by_a_gpu_nothing_is_chosen_that_was_measured_of_the_cpu(source, here, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_HOME", str(tmp_path / "home"))
+    save(recorded_rates(kernels_of({"Q8_0": 1e-9, "Q4_K": 1e-9}), key=key_of(host())))
+    machine = replace(host(), chosen=Chosen("llama.cpp-metal", "for the test", ()))
+    assert any(row.prefill_tps for row in choices(str(source), Goal()).choice.rows)
+    found = choices(str(source), Goal(), on=machine).choice
+    assert not any(row.prefill_tps or row.decode_tps for row in found.rows)
+    assert any("not predicted for llama.cpp-metal" in note for note in found.notes)
+    with pytest.raises(RequestError, match="not predicted for llama"):
+        choices(str(source), Goal("speed"), on=machine)
+
+
+@pytest.mark.parametrize("case", ["bert", "llama"])
+def test_memory_is_what_the_plan_of_the_file_says(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = tiny_checkpoints.write(case, tmp_path / "model")
+    cpu = replace(host().cpu, cores=8, physical=8, performance_cores=8)
+    machine = replace(host(), cpu=cpu)
+    before = {one.level: one.memory_bytes for one in choices(str(source), Goal(), on=machine).candidates}
+    convert(source, ["q8_0"], tmp_path, settings=Settings(threads=1), prove=False)
+    after = {one.level: one.memory_bytes for one in choices(str(source), Goal(), on=machine).candidates}
+    planned = plan(str(tmp_path / "model-q8_0.gguf"), on=machine).memory.total_bytes
+    assert before["Q8_0"] == after["Q8_0"] == planned
 
 
 def test_a_gguf_source_bounds_what_is_made_of_it_and_the_rows_say_so(made, here):

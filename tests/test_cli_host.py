@@ -172,6 +172,10 @@ def test_a_disk_that_fills_meanwhile_loses_the_file_and_not_the_figures(capsys, 
     shown = capsys.readouterr()
     assert shown.out == in_full(taken, "decode") + "\n"
     assert "what was measured cannot be kept" in shown.err.splitlines()[-1]
+    home.unlink()
+    home.mkdir()
+    assert run(["host", "--measure", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["kept"] is False
 
 
 def test_json_has_the_host_and_all_that_was_measured(capsys, measuring, taken):

@@ -10,14 +10,18 @@ import gguf
 import hostile
 import numpy as np
 import pytest
+import tiny_checkpoints
 from family_files import f32_file, random_weights
 from test_family_bert import BERT
 from test_family_llama import BASE
-from tiny import add_tokenizer, tiny_llama
+from tiny import tiny_llama
+from tiny_mixture import mixture
 
 from edge.convert import collect, ggml_tensors, imatrix, numpy_ops
 from edge.convert.families import family_of, llama
 from edge.convert.imatrix import Importance
+from edge.convert.quantize import Settings
+from edge.convert.to_gguf import calibrate, convert
 from edge.engine.binding import llama as binding
 from edge.errors import BadGGUF, ConversionError, EngineError, ModelNotFound, RequestError, UnsafeFile
 
@@ -257,42 +261,6 @@ def test_experts_are_counted_by_what_they_were_given(tmp_path):
     )
 
 
-def mixture(path: Path, *, experts: int, used: int) -> Path:
-    """A one-layer Mixtral of random weights."""
-    width, inner, vocab = 64, 32, 320
-    writer = gguf.GGUFWriter(path, "llama")
-    for key, value in {
-        "context_length": 256, "embedding_length": width, "block_count": 1, "feed_forward_length": inner,
-        "attention.head_count": 4, "attention.head_count_kv": 4, "rope.dimension_count": 16,
-        "expert_count": experts, "expert_used_count": used, "vocab_size": vocab,
-    }.items():  # fmt: skip
-        writer.add_uint32(f"llama.{key}", value)
-    writer.add_layer_norm_rms_eps(1e-5)
-    add_tokenizer(writer, vocab, "smollm")
-    draw = np.random.default_rng(0)
-
-    def add(name, *shape):
-        values = draw.standard_normal(shape) / np.sqrt(shape[-1]) if len(shape) > 1 else np.ones(shape)
-        writer.add_tensor(f"{name}.weight", values.astype(np.float32))
-
-    add("token_embd", vocab, width)
-    add("output_norm", width)
-    add("output", vocab, width)
-    for name in ("attn_norm", "ffn_norm"):
-        add(f"blk.0.{name}", width)
-    for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
-        add(f"blk.0.{name}", width, width)
-    add("blk.0.ffn_gate_inp", experts, width)
-    add("blk.0.ffn_gate_exps", experts, inner, width)
-    add("blk.0.ffn_up_exps", experts, inner, width)
-    add("blk.0.ffn_down_exps", experts, width, inner)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
 def test_sums_by_expert_and_by_matrix_are_those_of_a_plain_loop():
     draw = np.random.default_rng(0)
     ids = np.array([draw.permutation(5)[:2] for _ in range(9)], np.int32)
@@ -381,3 +349,15 @@ def test_a_llama_cpp_with_other_tensors_is_refused(monkeypatch):
     monkeypatch.setattr(ggml_tensors, "Tensor", Shifted)
     with pytest.raises(EngineError, match="lie differently"):
         ggml_tensors.looked_at(library)
+
+
+def test_layers_that_are_left_out_are_left_out_of_the_matrix_too(tmp_path):
+    """They are counted anew: the matrix of the whole would give each the importance of another."""
+    source = tiny_checkpoints.write("llama", tmp_path / "model")
+    settings = Settings(prune_layers=(0,), threads=1)
+    (pruned,) = convert(source, ["f32"], tmp_path, settings=settings, prove=False)
+    expected = collect.collect(pruned.path, TEXT * 20, name="text", threads=1)
+    found = calibrate(source, TEXT * 20, "text", tmp_path, settings=settings)
+    assert found.sums.keys() == expected.sums.keys()
+    for name in found.sums:
+        assert found.sums[name] == pytest.approx(expected.sums[name], rel=1e-3)

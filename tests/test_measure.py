@@ -119,8 +119,15 @@ def test_a_crash_of_the_measuring_process_is_an_error_here(code):
 
 def test_a_measuring_process_that_hangs_is_ended(monkeypatch):
     monkeypatch.setattr(process, "SECONDS", 0.2)
-    with pytest.raises(EngineError, match="the measurement ended with code -9"):
+    with pytest.raises(EngineError, match=r"took over 0\.2 s"):
         process.listen([sys.executable, "-c", "import time; time.sleep(30)"], print)
+
+
+def test_a_measuring_process_that_is_killed_is_no_bug_of_llama_cpp():
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(EngineError, match="was killed") as caught:
+        process.listen([sys.executable, "-c", code], print)
+    assert "memory" in caught.value.hint
 
 
 def test_no_place_for_its_files_is_said(monkeypatch):

@@ -15,7 +15,6 @@ CONFIG = {
     "model_type": "bert", "num_hidden_layers": 3, "hidden_size": 64, "intermediate_size": 256,
     "num_attention_heads": 4,
 }  # fmt: skip
-PARTS = ("add", "gelu", "norm", "round", "score", "look", "node")
 WEIGHTS = 3 * (4 * 64 * 64 + 2 * 64 * 256)
 
 
@@ -37,7 +36,7 @@ def rates_of(parts=None, levels=("fp32", "int8", "int4"), **changes):
         scaling=(Scaling(1, 0.5, 1.0), Scaling(2, 1.0, 1.0)),
         prefill_threads=2, decode_threads=1, step_seconds=0.0, noise=0.0, measured_at=0.0, seconds=1.0,
         onnx=onnx,
-        onnx_parts=tuple(Part(name, (parts or {}).get(name, 0.0)) for name in PARTS),
+        onnx_parts=tuple(Part(name, (parts or {}).get(name, 0.0)) for name in onnx_speed.PARTS),
     )  # fmt: skip
     return replace(found, **changes)
 
@@ -172,3 +171,11 @@ def test_a_gguf_encoder_attends_over_the_square_of_a_batch():
 def test_a_header_without_matrices_has_no_speed():
     empty = replace(encoder_header(), tensors=())
     assert speed.predict(empty, rates_of(), prefill_threads=1, decode_threads=1) is None
+
+
+def test_parts_of_other_names_are_no_measurement():
+    rates = rates_of()
+    renamed = replace(rates, onnx_parts=(Part("ad", 0.0), *rates.onnx_parts[1:]))
+    found, why = onnx_speed.predict(folder_of(), renamed, threads=1)
+    assert found is None
+    assert "not measured" in why

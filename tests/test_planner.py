@@ -284,6 +284,16 @@ def test_rows_go_by_as_many_as_the_kernels_of_a_type_compute_at_once(model, kind
     assert row_multiple(replace(header, tensors=tensors), isa, True)[0] == rows
 
 
+def test_the_speed_of_keys_and_values_in_fewer_bits_is_not_claimed(wide, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_HOME", str(tmp_path / "home"))
+    kernels = kernels_of({"F32": 1e-9}, host().cpu.performance_cores)
+    rates.save(recorded_rates(kernels, threads=host().cpu.performance_cores, key=rates.key_of(host())))
+    assert plan(wide, kv="f16").speed is not None
+    lowered = plan(wide, kv="q8_0")
+    assert lowered.speed is None
+    assert "and not in q8_0" in lowered.speed_reason
+
+
 def test_the_speed_is_predicted_from_what_was_measured_of_this_host(model, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGE_HOME", str(tmp_path / "home"))
     unknown = plan(model)

@@ -230,6 +230,7 @@ def test_only_the_cpus_of_this_process_count(tmp_path):
         {"/proc/stat": "cpu0 garbage\n"},
         {"/proc/stat": "cpu0 -1 -2 -3 -4 -5\n"},
         {"/proc/stat": "cpu0 1 2\n"},
+        {"/proc/stat": "cpu0 123456 2 3 4\n"},
         {"/proc/self/stat": ""},
         {"/proc/self/stat": "1 (a) R x\n"},
         {"/proc/self/stat": "1 (a) R 1 1 1 0 -1 4 1 0 0 0 a b c d\n"},

@@ -5,6 +5,7 @@ import ctypes
 import numpy as np
 import pytest
 from tiny import tiny_llama
+from tiny_mixture import mixture
 
 from edge import gguf_header
 from edge.convert.proof import file_logits
@@ -141,3 +142,18 @@ def test_a_level_that_needs_importance_is_refused_before_others_are_made(source,
     with pytest.raises(ConversionError, match="needs an importance matrix"):
         convert(source, ["q8_0", "iq1_s"], tmp_path, prove=False, report=lambda *step: steps.append(step))
     assert steps == []
+
+
+@pytest.mark.parametrize("level", ["q4_0", "iq4_nl", "q8_0"])
+def test_experts_with_an_importance_each_have_the_bytes_of_llama_cpps_own_quantizer(tmp_path, level):
+    source = mixture(tmp_path / "moe.gguf", experts=4, used=2)
+    draw = np.random.default_rng(0)
+    weights = {
+        tensor.name: draw.uniform(0.1, 9, tensor.shape[0] * (*tensor.shape, 1)[2]).astype(np.float32)
+        for tensor in gguf_header.read(source).tensors
+        if len(tensor.shape) > 1
+    }
+    for buffer in (16 << 20, 4096):  # which experts then share, or one of them does not fit
+        folder = tmp_path / str(buffer)
+        path = quantize(source, folder, level, Settings(importance=weights, max_buffer=buffer))
+        assert tensors(path) == tensors(llama_quantize(source, folder / "theirs.gguf", level, weights))

@@ -11,20 +11,25 @@ import numpy as np
 import pytest
 import tiny_checkpoints
 from recorded_rates import kernels_of, recorded_rates
+from tiny_mixture import mixture
 
 from edge import gguf_header
 from edge.child import python_m
 from edge.cli import run
+from edge.cli.ended import by_exception
 from edge.convert import gguf_source, imatrix
 from edge.convert.computed import decoded, loaded
 from edge.convert.fit import CHUNKS, USUAL, fit, measured
 from edge.convert.ggml_types import dequantize
 from edge.convert.probe import Probe, probe
 from edge.convert.quantize import Settings, encode
-from edge.convert.sensitivity import encoded, errors_of, measurable, measure
+from edge.convert.sensitivity import as_rounded, encoded, errors_of, measurable, measure
 from edge.convert.squeeze import Option, fastest, solve
 from edge.convert.to_gguf import convert
+from edge.engine.binding import interrupts_held
 from edge.errors import ConversionError, RequestError, StoreError
+from edge.machine import host
+from edge.rates import key_of, save
 
 TEXT = "The ferry left late, and nobody on the quay seemed to mind. " * 30
 ONE = Settings(threads=1)
@@ -91,6 +96,7 @@ def test_a_lowered_tensor_diverges_as_a_file_with_it_does(source, whole, tmp_pat
         assert np.abs(model.divergence()).max() < 1e-9
         model.put(Q, "Q4_0", encoded(weights, Q, "Q4_0", None, model.pool))
         found = model.divergence(slice(0, 1))[0]
+        assert model.divergence(slice(0, 1), 8)[0] == pytest.approx(found[:8], rel=0.2)
         chunk = model.chunks[0]
         model.restore([Q])
         assert np.abs(model.divergence()).max() < 1e-9
@@ -251,7 +257,7 @@ def test_an_error_while_other_threads_compute_waits_for_them(whole, monkeypatch)
     real = Probe._apart
 
     def apart(self, chunk, base):
-        if base is self._reference[0]:
+        if np.shares_memory(base, self._reference[0]):
             raise ConversionError("not this one")
         computing.append(1)
         time.sleep(0.3)
@@ -277,6 +283,42 @@ def test_the_matrix_that_a_fit_collects_is_kept_and_the_size_holds_it_too(source
     header = gguf_header.read(one.file.path)
     assert header.metadata["quantize.imatrix.file"] == "model.imatrix.gguf"
     assert one.file.bytes <= 110_000
+
+
+def test_the_smallest_that_is_named_goes_with_a_matrix_too(source, tmp_path):
+    with pytest.raises(RequestError) as caught:
+        fit(source, TEXT, tmp_path, size=1000, settings=ONE, calibrate="words.txt")
+    least = int(caught.value.hint.split("can be is ")[1].split(" bytes")[0].replace(",", ""))
+    one = fit(source, TEXT, tmp_path, size=least, settings=ONE, calibrate="words.txt", prove=False)
+    assert one.file.bytes <= least
+
+
+def test_an_encoder_has_nothing_to_measure(tmp_path):
+    source = tiny_checkpoints.write("distilbert", tmp_path / "model")
+    with pytest.raises(RequestError, match="continues no text"):
+        fit(source, TEXT, tmp_path / "out", bpw=14, settings=ONE)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_experts_have_an_importance_each(tmp_path):
+    source = mixture(tmp_path / "moe.gguf", experts=4, used=2)
+    one = fit(source, TEXT, tmp_path, bpw=5, settings=ONE, calibrate="words.txt", prove=False)
+    assert one.file.bits_per_weight <= 5
+    assert 0 < one.kld_measured < 1
+
+
+def test_a_fit_for_this_host_by_the_command(source, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("EDGE_HOME", str(tmp_path / "home"))
+    costs = {"Q8_0": 1e-8, "Q5_1": 1e-8, "Q5_0": 1e-8, "Q4_1": 1e-8, "Q4_0": 1e-9, "IQ4_NL": 1e-8}
+    save(recorded_rates(kernels_of(costs), key=key_of(host())))
+    words = ["convert", str(source), "--for-host", "--calibrate", TEXT, "--threads", "1", "--no-proof"]
+    assert run([*words, "--fit", "110kB", "--out", str(tmp_path / "a")]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("as good as")]
+    assert "times as fast, as predicted" in line
+    assert run([*words, "--fit", "90kB", "--out", str(tmp_path / "b"), "--json"]) == 0
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)
+    assert (found["level"] == "") == (found["speedup"] is None) == ("not the fastest" in shown.err)
 
 
 @pytest.mark.parametrize(
@@ -315,9 +357,18 @@ def test_a_type_that_the_source_had_already_loses_only_what_rounded_inputs_do(wh
 
 
 def test_the_type_to_measure_is_below_the_budget_and_its_error_is_seen():
-    errors = {"Q8_0": 3e-5, "Q5_0": 2e-3, "Q4_0": 6e-3, "IQ4_NL": 5e-3, "Q3_K": 2e-2, "Q2_K": 9e-2}
-    assert measurable(8.0, errors) == "IQ4_NL"  # of two of one size the better
-    assert measurable(4.1, errors) == "Q3_K"
+    errors = {
+        "Q8_0": 3e-5,
+        "Q5_0": 2e-3,
+        "Q4_0": 6e-3,
+        "MXFP4": 9e-3,
+        "Q3_K": 2e-2,
+        "IQ3_S": 1e-2,
+        "Q2_K": 9e-2,
+    }
+    assert measurable(8.0, errors) == "Q4_0"
+    assert measurable(5.0, errors) == "Q4_0"  # MXFP4 is nearer, and unlike the others
+    assert measurable(4.1, errors) == "Q3_K"  # of two of one size the first
     assert measurable(1.0, errors) == "Q2_K"
     assert measurable(4.1, {"Q8_0": 3e-5, "Q6_K": 3e-4}) == "Q6_K"
 
@@ -373,7 +424,30 @@ def test_a_matrix_of_zeros_costs_nothing_and_gets_the_fewest_bits(whole, monkeyp
     """As of layers that were added to a model and not trained yet."""
     read = gguf_source.GGUFSource.read
     monkeypatch.setattr(gguf_source.GGUFSource, "read", lambda *given: read(*given) * 0)
-    monkeypatch.setattr(Probe, "divergence", lambda self, chunks=None: np.zeros((2, 8)))
+    monkeypatch.setattr(Probe, "divergence", lambda self, chunks=None, tokens=None: np.zeros((2, 8)))
     with gguf_source.open(whole) as weights, probe(whole, TEXT, [Q], chunks=4, threads=1) as model:
-        losses = measure(model, weights, {Q: ["Q8_0", "Q4_0"]}, {}, 4.5, slice(0, 1), lambda *_: None)
+        losses = measure(model, weights, {Q: ["Q8_0", "Q4_0"]}, {}, 4.5, slice(0, 1), 8, lambda *_: None)
     assert all(0 < loss < 1e-9 for loss in losses[Q].values())
+    assert (
+        solve({Q: [Option("Q8_0", 85, losses[Q]["Q8_0"]), Option("Q4_0", 45, losses[Q]["Q4_0"])]}, 84)[Q].kind
+        == "Q4_0"
+    )
+
+
+def test_inputs_are_rounded_to_8_bits_by_blocks_however_large():
+    inputs = np.array([[3e5, *[1.0] * 31, *[1.0] * 32, *[0.0] * 32]], np.float32)
+    rounded = as_rounded(inputs)
+    assert rounded[0, 0] == pytest.approx(3e5)
+    assert (rounded[0, 1:32] == 0).all()  # beside so large a value
+    assert (rounded[0, 32:] == inputs[0, 32:]).all()
+    assert (as_rounded(inputs[:, :40]) == inputs[:, :40]).all()  # rows of such a length are not quantized
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_ends_the_command_waits_for_a_call_that_logs(number):
+    """An exception cannot leave the log's callback: it would be lost."""
+    with pytest.raises((KeyboardInterrupt, SystemExit)), by_exception():  # noqa: PT012
+        with interrupts_held() as held:
+            signal.raise_signal(number)
+            assert held == [number]
+        pytest.fail("it was lost")

@@ -95,6 +95,7 @@ def test_a_folder_and_a_file_that_is_gone_have_nothing(model, tmp_path):
         ("decode_threads", 10**6),
         ("lookup", True),
         ("measured_at", float("nan")),
+        ("measured_at", 1e12),
         ("findings", [{"setting": "x", "pick": "not tried", "reason": "", "tried": []}]),
         ("key", None),
     ],

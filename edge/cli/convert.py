@@ -207,6 +207,11 @@ def command(
                     report=report,
                 )
             show(one, output.fitted, as_json)
+            if for_host and not one.level:
+                click.echo(
+                    "edge: no usual level to be as good as: these types are the best, not the fastest",
+                    err=True,
+                )
             return
         if for_host:
             from edge.cli.for_host import level_for_host

@@ -121,7 +121,7 @@ def weighed(
         from edge.convert.to_gguf import calibrate as collect
 
         title, (text, called) = title_of(path, name), text_of(calibrate)
-        importance = collect(path, text, called, out, report=report)
+        importance = collect(path, text, called, out, settings=settings, report=report)
         imatrix = files.write(importance, out / f"{title}.imatrix.gguf")
     elif imatrix:
         importance = files.read(imatrix)

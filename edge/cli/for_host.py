@@ -48,6 +48,11 @@ def rates_for_host() -> Rates:
     from edge.machine import host
 
     machine = host()
+    backend = machine.chosen.backend
+    if not backend.endswith("-cpu"):
+        raise RequestError(
+            f"which types are fast here is not known: {backend} is not measured", hint="leave --for-host out"
+        )
     rates = measured.load(machine)
     if rates is None:
         raise RequestError(f"which types are fast here is not known: {measured.why_none(machine)}")

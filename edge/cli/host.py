@@ -56,12 +56,14 @@ def measured(found: Host, by: str, as_json: bool) -> None:
         taken = measure(lambda doing: click.echo(doing, err=True))
     before = rates.load(found)
     better = before if before and taken.marks and not before.marks else None
+    kept = False
     try:
         if better is None:
             rates.save(taken)
+            kept = True
     finally:
         if as_json:
-            emit_json({**plain(found), "rates": taken, "why_no_rates": "", "kept": better is None})
+            emit_json({**plain(found), "rates": taken, "why_no_rates": "", "kept": kept})
         else:
             click.echo(host_rates.in_full(taken, by))
     if better:

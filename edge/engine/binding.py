@@ -67,22 +67,25 @@ def transcript() -> Iterator[list[str]]:
 
 @contextmanager
 def interrupts_held() -> Iterator[list[int]]:
-    """Hold Ctrl-C back from native calls that log; what is yielded is no longer empty once it came.
+    """Hold Ctrl-C and SIGTERM back from native calls that log; what is yielded is no longer empty once one came.
 
     An exception cannot leave the log's callback: ctypes would print it and the interrupt be lost.
     """
     held: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
-    if before is None or threading.current_thread() is not threading.main_thread():
-        yield held  # only Python's own handler, in the main thread, raises anything
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ours = {number: handler for number, handler in before.items() if callable(handler)}
+    if not ours or threading.current_thread() is not threading.main_thread():
+        yield held  # only Python's own handlers, in the main thread, raise anything
         return
-    signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    for number in ours:
+        signal.signal(number, lambda number, _: held.append(number))
     try:
         yield held
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in ours.items():
+            signal.signal(number, handler)
         if held:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(held[0])
 
 
 def _low_level() -> ModuleType:

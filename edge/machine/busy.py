@@ -27,7 +27,7 @@ def ticks(system: System) -> Ticks | None:
     """The counts now, or None where /proc does not tell."""
     total = busy = steal = 0
     for line in system.text("/proc/stat").splitlines():
-        found = re.fullmatch(r"cpu(\d{1,6}) ((?:\d{1,19} ?){5,})", line.strip(), re.A)
+        found = re.fullmatch(r"cpu(\d{1,6}) ((?:\d{1,19} ){4,}\d{1,19})", line.strip(), re.A)
         if found and int(found[1]) in system.cpus:
             user, nice, kernel, idle, wait, *more = (int(word) for word in found[2].split())
             interrupts, stolen = sum(more[:2]), sum(more[2:3])  # guests' time is in user and nice already

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from signal import SIGKILL
 from threading import Timer
 from typing import Any
 
@@ -35,7 +36,13 @@ def listen(command: Sequence[str], report: Callable[[str], None]) -> Rates:
     """A line of JSON at a time: a text to report, the error that ended it, or the rates."""
     found: Rates | None = None
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as child:
-        hangs = Timer(SECONDS, child.kill)
+        late: list[bool] = []
+
+        def end() -> None:
+            late.append(True)
+            child.kill()
+
+        hangs = Timer(SECONDS, end)
         hangs.start()
         try:
             for line in child.stdout or ():
@@ -52,6 +59,12 @@ def listen(command: Sequence[str], report: Callable[[str], None]) -> Rates:
             raise
         finally:
             hangs.cancel()
+    if found is None and late:
+        raise EngineError(f"the measurement took over {SECONDS} s", hint="run it again when the host is idle")
+    if found is None and child.returncode == -SIGKILL:
+        raise EngineError(
+            "the measurement was killed", hint="it takes some 300 MiB of memory; close something"
+        )
     if found is None:
         raise EngineError(
             f"the measurement ended with code {child.returncode}",
