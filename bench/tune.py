@@ -6,8 +6,8 @@ surely behind after three rounds is left out. Of what comes near the best, the m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from math import sqrt
@@ -19,15 +19,26 @@ from edge import kv
 from edge.artifact import is_onnx, read_artifact
 from edge.chat.loaded import LoadedModel
 from edge.engine.sampling import Sampling
-from edge.errors import RequestError
+from edge.errors import DoesNotFit, RequestError
 from edge.evidence import digest_of
+from edge.gguf_header import Header
 from edge.machine import host
 from edge.measure.run import Run, loaded
 from edge.measure.samples import quartile
 from edge.measure.whole import counts_of
-from edge.memory import BATCH
+from edge.memory import (
+    BATCH,
+    CELL_PADDING,
+    NODE_BYTES,
+    Cache,
+    compute_bytes,
+    kv_bytes,
+    logits_bytes,
+    runtime_bytes,
+)
 from edge.planner import Plan, Threads, plan
 from edge.rates import key_of
+from edge.sizes import mib
 from edge.store import resolve
 from edge.tuned import SMALLEST, Finding, Option, Tuned
 
@@ -72,7 +83,8 @@ def tune(
     Raises what `plan` raises, DoesNotFit, EngineError, and RequestError for what does not run by llama.cpp on the CPU.
     """
     decided = planned(ref, ctx)
-    prompt, cores = min(BATCH, decided.context - 1), host().cpu.cores
+    header = read_artifact(resolve(str(decided.path)))
+    prompt, cores = prompt_of(decided.context), host().cpu.cores
     counts = tuple(range(1, cores + 1)) if cores <= MANY else counts_of(cores)
 
     def of(setting: str, calls: Mapping[str, Call]) -> Finding:
@@ -82,25 +94,25 @@ def tune(
         whole = compete(calls, partial(progress, f"all of {setting}"), exhaustive=True)
         return replace(found, reason=f"{found.reason}; {share(found.pick, whole):.1%} of the best of all")
 
-    with loaded(decided.path) as model, ExitStack() as stack:
-
-        def run(batch: int = BATCH, kind: str = kv.DEFAULT) -> Run:
-            found = Run(model, decided.context, prompt, None, batch=min(batch, prompt), kv=kind)
-            stack.callback(found.close)
-            return found
-
-        usual = run()
-        prefill = of(THREADS[0], {str(count): partial(prefilling, usual, count, prompt) for count in counts})
-        decode = of(THREADS[1], {str(count): partial(decoding, usual, count, prompt) for count in counts})
+    with loaded(decided.path) as model:
+        having = partial(opened, model, decided.context)
+        with having({"usual": usual(header, decided.context)}) as runs:
+            run = runs["usual"]
+            prefill = of(
+                THREADS[0], {str(count): partial(prefilling, run, count, prompt) for count in counts}
+            )
+            decode = of(THREADS[1], {str(count): partial(decoding, run, count, prompt) for count in counts})
         threads = Threads(int(prefill.pick), int(decode.pick))
-        batches = {str(size): run(batch=size) for size in sizes(prompt)}
-        batch = of(
-            "batch", {name: partial(prefilling, at, threads.prefill, prompt) for name, at in batches.items()}
-        )
-        kinds = {name: run(kind=name) for name in types(decided)}
-        both = of(
-            "keys and values", {name: partial(request, at, threads, prompt) for name, at in kinds.items()}
-        )
+        with having(batches(header, decided.context)) as runs:
+            batch = of(
+                "batch",
+                {name: partial(prefilling, run, threads.prefill, prompt) for name, run in runs.items()},
+            )
+        with having(types(header, decided.context)) as runs:
+            both = of(
+                "keys and values",
+                {name: partial(request, run, threads, prompt) for name, run in runs.items()},
+            )
     decided = replace(decided, threads=threads, batch=int(batch.pick))
     with LoadedModel(decided) as talker:
         ahead = of("guessing ahead", {name: partial(answer, talker, name == "on") for name in ("on", "off")})
@@ -121,8 +133,19 @@ def tune(
     return Tuning(tuned, decided)
 
 
+@contextmanager
+def opened(model: Any, context: int, caches: Mapping[str, Cache]) -> Iterator[dict[str, Run]]:
+    """A run for each of the caches. Those of one setting take turns, so they are open together, and no others are."""
+    with ExitStack() as stack:
+        runs = {}
+        for name, cache in caches.items():
+            runs[name] = Run(model, context, prompt_of(context), None, batch=cache.batch, kv=cache.type)
+            stack.callback(runs[name].close)
+        yield runs
+
+
 def planned(ref: str, ctx: int | None) -> Plan:
-    """What is to be tuned, at the context it is tuned at."""
+    """What is to be tuned, at the context it is tuned at. Raises what `tune` raises before anything is loaded."""
     if is_onnx(resolve(ref)):
         raise RequestError(f"{ref} is ONNX, which has none of these settings", hint="name a GGUF model")
     decided = plan(ref, ctx=ctx)
@@ -137,7 +160,69 @@ def planned(ref: str, ctx: int | None) -> Plan:
             f"a context of {decided.context} is too short to tune",
             hint=f"it takes more than {SMALLEST + ANSWER} tokens",
         )
+    require_fit_together(decided)
     return decided
+
+
+def require_fit_together(decided: Plan) -> None:
+    """Raise DoesNotFit where the contexts of a setting, which are open at once, need more than is available."""
+    header = read_artifact(resolve(str(decided.path)))
+    weights = decided.memory.weights_bytes + decided.memory.repacked_bytes
+    available = decided.memory.available_bytes
+
+    def need(context: int) -> int:
+        settings = (batches(header, context), types(header, context))
+        return weights + max(together(header, context, each.values()) for each in settings)
+
+    if need(decided.context) <= available:
+        return
+    shorter = range(CELL_PADDING, decided.context, CELL_PADDING)
+    longest = next((tokens for tokens in reversed(shorter) if need(tokens) <= available), None)
+    raise DoesNotFit(
+        f"to tune {decided.artifact} at a context of {decided.context}, of which several are open to take turns, takes "
+        f"{mib(need(decided.context))}, and {mib(available)} are available",
+        hint=f"a context of {longest} fits: --ctx {longest}" if longest else "pick a smaller model or level",
+    )
+
+
+def together(header: Header, context: int, caches: Iterable[Cache]) -> int:
+    """Bytes of a process with a context for each of the caches, but for the weights that they share."""
+    name = f"{header.architecture}.attention.sliding_window"
+    if header.metadata.get(name):
+        # a run keeps all cells of a layer with a window, as llama.cpp does by default
+        header = replace(header, metadata={**header.metadata, name: context})
+    process, graph = runtime_bytes(header, 0), len(header.tensors) * NODE_BYTES
+    return process + sum(
+        kv_bytes(header, context, cache)
+        + compute_bytes(header, context, cache)
+        + logits_bytes(header, cache)
+        + runtime_bytes(header, context, cache)
+        - process  # leaves what is kept of each cell
+        + graph
+        for cache in caches
+    )
+
+
+def prompt_of(context: int) -> int:
+    """Tokens of the prompt that is measured: a whole batch where the context has room."""
+    return min(BATCH, context - 1)
+
+
+def usual(header: Header, context: int, kind: str = kv.DEFAULT) -> Cache:
+    """The cache of a run with nothing changed but the type of its keys and values."""
+    (found,) = kv.caches(header, 1, 1, rows=1, asked=kind, smaller=False)
+    return replace(found, batch=prompt_of(context))
+
+
+def batches(header: Header, context: int) -> dict[str, Cache]:
+    """The caches of the runs that differ in how many tokens are computed at once."""
+    prompt = prompt_of(context)
+    return {str(size): replace(usual(header, context), batch=min(size, prompt)) for size in sizes(prompt)}
+
+
+def types(header: Header, context: int) -> dict[str, Cache]:
+    """The caches of the runs that differ in the type of keys and values: all this model can keep, the exact first."""
+    return {kind: usual(header, context, kind) for kind in kv.CHOICES if not kv.impossible(header, kind)}
 
 
 def sizes(prompt: int) -> list[int]:
@@ -146,12 +231,6 @@ def sizes(prompt: int) -> list[int]:
     while found[-1] < min(prompt, BATCH):
         found.append(2 * found[-1])
     return found[::-1]  # larger first: of what is equally fast the usual one
-
-
-def types(decided: Plan) -> list[str]:
-    """Types of keys and values that this model can keep, the exact first."""
-    header = read_artifact(resolve(str(decided.path)))
-    return [kind for kind in kv.CHOICES if not kv.impossible(header, kind)]
 
 
 def prefilling(run: Run, threads: int, prompt: int) -> float:

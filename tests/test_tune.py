@@ -1,16 +1,20 @@
 """Tuning: what is tried in turns, what is picked of it, and what is kept."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from tiny import tiny_llama
 
-from edge import tuned
+from edge import gguf_header, tuned
 from edge.bench import record
+from edge.bench import tune as bench
 from edge.bench.tune import compete, finding, option, planned, share, sizes, surely_off, tolerance, tune
 from edge.cli import run
-from edge.errors import RequestError
+from edge.errors import DoesNotFit, RequestError
 from edge.machine import host
+from edge.measure.run import Run
+from edge.memory import BATCH, kv_bytes
 from edge.planner import plan
 
 ROUND = 4  # turns that the recorded rates stand for
@@ -112,3 +116,66 @@ def test_a_context_that_is_no_use(tmp_path, ctx, said):
     model = str(tiny_llama(tmp_path / "tiny.gguf", ctx=256))
     with pytest.raises(RequestError, match=said):
         planned(model, ctx)
+
+
+def test_only_what_takes_turns_is_open_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_HOME", str(tmp_path / "home"))
+    opened, most = set(), []
+
+    class Counted(Run):
+        def __init__(self, *words, **settings):
+            super().__init__(*words, **settings)
+            opened.add(self)
+            most.append(len(opened))
+
+        def close(self):
+            super().close()
+            opened.remove(self)
+
+    monkeypatch.setattr(bench, "Run", Counted)
+    # heads of 32, whose keys and values can be kept in all types
+    tune(str(tiny_llama(tmp_path / "tiny.gguf", ctx=256, embd=128)), ctx=200)
+    # threads; batches of 256, 128 and 64; keys and values in f16, q8_0 and q4_0
+    assert most == [1, 1, 2, 3, 1, 2, 3]
+    assert not opened
+
+
+@pytest.fixture
+def available(monkeypatch):
+    """Sets how much memory plans find."""
+
+    def so_much(count):
+        found = host()
+        memory = replace(found.memory, available_bytes=count)
+        monkeypatch.setattr("edge.planner.host", lambda: replace(found, memory=memory))
+
+    return so_much
+
+
+@pytest.mark.parametrize("before", [None, 64])  # the batch that an earlier tuning found
+def test_contexts_that_are_open_together_have_to_fit_together(tmp_path, monkeypatch, available, before):
+    monkeypatch.setenv("EDGE_HOME", str(tmp_path / "home"))
+    model = str(tiny_llama(tmp_path / "tiny.gguf", ctx=8192, embd=128))
+    if before:
+        tuned.save(replace(tune(model, ctx=200).tuned, batch=before))
+    one = plan(model, ctx=4096).memory
+    assert plan(model, ctx=4096).batch == (before or BATCH)
+    available(one.total_bytes + one.kv_bytes)
+    plan(model, ctx=4096).require_fit()
+    with pytest.raises(DoesNotFit, match="several are open to take turns") as refused:
+        planned(model, 4096)
+    fitting = int(refused.value.hint.rpartition(" ")[2])
+    assert planned(model, fitting).context == fitting
+    with pytest.raises(DoesNotFit):
+        planned(model, fitting + 256)
+    available(4 * one.total_bytes)  # as if each of four were a process of its own
+    assert planned(model, 4096).fits
+
+
+def test_a_layer_with_a_window_is_counted_with_all_its_cells(tmp_path):
+    header = gguf_header.read(tiny_llama(tmp_path / "tiny.gguf", ctx=8192))
+    window = {"llama.attention.sliding_window": 256, "llama.attention.sliding_window_pattern": 2}
+    windowed = replace(header, metadata={**header.metadata, **window})
+    assert kv_bytes(windowed, 8192) < kv_bytes(header, 8192)
+    caches = [bench.usual(header, 8192)]
+    assert bench.together(windowed, 8192, caches) >= bench.together(header, 8192, caches)
