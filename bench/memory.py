@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -73,10 +73,12 @@ def memory(
     """Load each model in each setting in a fresh process, prefill up to `prompt` tokens each, answer, and compare. An
     encoder reads batches of texts as long as the context on all its workers.
 
-    A setting that is not possible, or a context that a model was not trained for, is left out. Raises what `plan`
-    raises for a model, EngineError where a run fails.
+    A setting that is not possible or does not fit, or a context that a model was not trained for, is left out, which
+    a line on stderr says. Raises what `plan` raises for a model, EngineError where a run fails, DoesNotFit where
+    nothing was measured and something did not fit.
     """
-    cells = []
+    cells: list[Cell] = []
+    misfit: DoesNotFit | None = None
     for ref in refs:
         usual = plan(ref)
         encodes = artifact(usual.path).task != "generation"
@@ -92,11 +94,18 @@ def memory(
                 "threads": threads,
                 "encodes": encodes,
             }
-            with suppress(RequestError):
+            try:
                 plan(**{name: asked[name] for name in SETTINGS}).require_fit()
                 cell = measured({**asked, "prompt": prompt})
-                seen(cell)
-                cells.append(cell)
+            except (RequestError, DoesNotFit) as error:
+                misfit = error if isinstance(error, DoesNotFit) else misfit
+                chosen = " ".join(f"{name} {asked[name]}" for name in SETTINGS[1:] if asked[name] is not None)
+                print(f"edge: left out: {usual.artifact} {chosen}: {error}", file=sys.stderr, flush=True)
+                continue
+            seen(cell)
+            cells.append(cell)
+    if misfit and not cells:
+        raise misfit
     return tuple(cells)
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from edge.child import python_m
-from edge.errors import EngineError
-from edge.memory import BATCH, CELL_PADDING
+from edge.errors import DoesNotFit, EdgeError, EngineError
+from edge.memory import BATCH, CELL_PADDING, pad
 from edge.planner import plan
 from edge.sizes import parse_size
 
@@ -55,8 +55,8 @@ def capped(ref: str, cap: int, *, parallel: int = 1, threads: int | None = 1) ->
     chosen, killed = under(cap, {**settings, "ctx": "auto"})
     if chosen is None:
         raise EngineError(f"nothing of {ref} survived under {cap:,} bytes")
-    low, high = chosen["context"], plan(ref).context
-    high = max(high, trained(ref))
+    # padded, as between a multiple and what is none there may be no multiple to try
+    low, high = chosen["context"], pad(max(plan(ref).context, trained(ref)))
     while high - low > max(CELL_PADDING, low // 50):
         middle = (low + high) // 2 // CELL_PADDING * CELL_PADDING
         found, kills = under(cap, {**settings, "ctx": middle, "unasked": True})
@@ -66,14 +66,15 @@ def capped(ref: str, cap: int, *, parallel: int = 1, threads: int | None = 1) ->
 
 
 def under(cap: int, asked: dict[str, Any]) -> tuple[dict[str, Any] | None, int]:
-    """What a child found under the cap, None where it did not survive; and how often the kernel killed."""
+    """What a child found under the cap, None where it did not survive or its plan refused; and how often the kernel
+    killed."""
     command = python_m("edge.bench.memory_child", json.dumps(asked))
     with group() as own:
         own.limit(cap)
         forget(Path(plan(asked["ref"]).path))
         try:
             return ran(own.command(command)), own.killed()
-        except EngineError:
+        except (EngineError, DoesNotFit):
             return None, own.killed()
 
 
@@ -88,9 +89,12 @@ def main() -> None:
     parser.add_argument("caps", nargs="+")
     parser.add_argument("--parallel", type=int, default=1)
     given = parser.parse_args()
-    for cap in given.caps:
-        found = capped(given.ref, parse_size(cap), parallel=given.parallel)
-        print(json.dumps({**asdict(found), "share": round(found.share, 4)}), flush=True)
+    try:
+        for cap in given.caps:
+            found = capped(given.ref, parse_size(cap), parallel=given.parallel)
+            print(json.dumps({**asdict(found), "share": round(found.share, 4)}), flush=True)
+    except EdgeError as error:
+        parser.exit(error.exit_code, f"edge: {error.line}\n")
 
 
 if __name__ == "__main__":

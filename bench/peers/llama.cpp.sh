@@ -7,7 +7,10 @@ target=${1:?usage: bench/peers/llama.cpp.sh DIR [PROGRAM…]}
 shift
 programs=("$@")
 [ $# -gt 0 ] || programs=(llama-bench llama-completion llama-server llama-perplexity llama-quantize llama-imatrix)
-python=$(command -v "${PYTHON:-.venv/bin/python}")
+python=$(command -v "${PYTHON:-.venv/bin/python}") || {
+    echo "no Python: ${PYTHON:-.venv/bin/python} is not here; run make chat first, or set PYTHON=…" >&2
+    exit 1
+}
 case $python in /*) ;; *) python=$PWD/$python ;; esac
 
 version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')

@@ -4,7 +4,10 @@
 set -euo pipefail
 
 target=${1:?usage: bench/peers/llama_cpp_server.sh DIR}
-python=${PYTHON:-.venv/bin/python}
+python=$(command -v "${PYTHON:-.venv/bin/python}") || {
+    echo "no Python: ${PYTHON:-.venv/bin/python} is not here; run make chat first, or set PYTHON=…" >&2
+    exit 1
+}
 version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')
 "$python" -m venv "$target"
 # pip keeps the wheel it once built, so this compiles nothing where the project was installed from source

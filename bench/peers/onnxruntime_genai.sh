@@ -6,7 +6,13 @@
 set -euo pipefail
 
 target=${1:?usage: bench/peers/onnxruntime_genai.sh DIR [CHECKPOINT FOLDER [int4|fp32]]}
-[ -x "$target/bin/python" ] || "${PYTHON:-.venv/bin/python}" -m venv "$target"
+if [ ! -x "$target/bin/python" ]; then
+    python=$(command -v "${PYTHON:-.venv/bin/python}") || {
+        echo "no Python: ${PYTHON:-.venv/bin/python} is not here; run make chat first, or set PYTHON=…" >&2
+        exit 1
+    }
+    "$python" -m venv "$target"
+fi
 "$target/bin/pip" install --quiet onnxruntime-genai
 if [ $# -gt 1 ]; then
     folder=${3:?usage: bench/peers/onnxruntime_genai.sh DIR CHECKPOINT FOLDER [int4|fp32]}

@@ -6,6 +6,10 @@ set -euo pipefail
 
 target=${1:?usage: bench/peers/torch.sh DIR [PIP_OPTION…]}
 shift
-"${PYTHON:-.venv/bin/python}" -m venv "$target"
+python=$(command -v "${PYTHON:-.venv/bin/python}") || {
+    echo "no Python: ${PYTHON:-.venv/bin/python} is not here; run make chat first, or set PYTHON=…" >&2
+    exit 1
+}
+"$python" -m venv "$target"
 "$target/bin/pip" install --quiet "$@" "torch==2.13.0" "transformers>=5" safetensors
 "$target/bin/python" -c 'import torch, transformers; print("torch", torch.__version__, "transformers", transformers.__version__)'

@@ -4,6 +4,10 @@
 set -euo pipefail
 
 target=${1:?usage: bench/peers/xllamacpp.sh DIR}
-"${PYTHON:-.venv/bin/python}" -m venv "$target"
+python=$(command -v "${PYTHON:-.venv/bin/python}") || {
+    echo "no Python: ${PYTHON:-.venv/bin/python} is not here; run make chat first, or set PYTHON=…" >&2
+    exit 1
+}
+"$python" -m venv "$target"
 "$target/bin/pip" install --quiet xllamacpp
 "$target/bin/python" -c 'import xllamacpp; print("xllamacpp", xllamacpp.__version__)'
