@@ -29,9 +29,9 @@ KINDS = (
 )
 ROWS = 64  # of a tensor, to tell the types' errors apart
 PIECES = 8  # that rows are encoded in, by all threads
-# Bits a weight of the types to measure, and their error: of less than that, as of a type that the source had already,
-# the rounding of activations is all that is seen; of fewer bits, it is no longer small.
-MOST, FEWEST, SEEN = 5.0, 2.5, 1e-3
+# Bits a weight of the types to measure: of fewer, it is no longer small. And how many times the least error that any
+# type has: of less, as of a type that the source had already, the rounding of activations is all that is seen.
+MOST, FEWEST, SEEN = 5.0, 2.5, 5.0
 UNLIKE = (
     "MXFP4",
     "NVFP4",
@@ -78,8 +78,11 @@ def measure(
 
 def measurable(around: float, errors: Mapping[str, float]) -> str:
     """The type to measure where so many bits a weight are to be had; the first of two of one size."""
+    least = min((error for kind, error in errors.items() if kind not in FLOATS), default=0.0)
     seen = [
-        kind for kind, error in errors.items() if bits(kind) <= MOST and error >= SEEN and kind not in UNLIKE
+        kind
+        for kind, error in errors.items()
+        if bits(kind) <= MOST and error >= SEEN * least and kind not in UNLIKE
     ]
     near = min(MOST, max(FEWEST, around - BELOW))
     return min(seen or errors, key=lambda kind: abs(bits(kind) - near))

@@ -371,6 +371,9 @@ def test_the_type_to_measure_is_below_the_budget_and_its_error_is_seen():
     assert measurable(4.1, errors) == "Q3_K"  # of two of one size the first
     assert measurable(1.0, errors) == "Q2_K"
     assert measurable(4.1, {"Q8_0": 3e-5, "Q6_K": 3e-4}) == "Q6_K"
+    assert (
+        measurable(5.0, {"F16": 1e-9, "Q8_0": 3e-5, "Q4_1": 3e-5, "Q4_0": 2e-3}) == "Q4_0"
+    )  # of a source in Q4_1
 
 
 def test_the_fastest_within_bytes_and_loss_is_found():
