@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from edge.artifact import Artifact
@@ -84,15 +84,15 @@ def choose_context(trained: int, asked: int | None) -> tuple[int, str]:
     return DEFAULT_CONTEXT, f"context {DEFAULT_CONTEXT}: the default; the model was trained for {trained}"
 
 
-def fit_context(room: Room, cache: Cache, asked: int | str | None) -> tuple[int, str]:
-    """The context in tokens, and its reason: "auto" is the longest that fits. Raises RequestError for another text, and
-    what `choose_context` raises."""
+def fit_context(room: Room, caches: Sequence[Cache], asked: int | str | None) -> tuple[int, str]:
+    """The context in tokens, and its reason: "auto" is the longest that fits, with the best of the caches that any fits
+    with. Raises RequestError for another text, and what `choose_context` raises."""
     trained = room.found.trained
     if not isinstance(asked, str):
         return choose_context(trained, asked)
     if asked != AUTO:
         raise RequestError(f"{asked!r} is not a context", hint='give a number of tokens, or "auto"')
-    longest = room.longest(cache)
+    longest = next(filter(None, map(room.longest, caches)), 0)
     if longest == trained:
         return trained, f"context {trained}: all the model was trained for fits"
     if not longest:

@@ -155,7 +155,7 @@ def plan(
 
     room = Room(found, budget, beside, caches)
     tried = caches(parallel)
-    context, context_reason = fit_context(room, tried[0], ctx)
+    context, context_reason = fit_context(room, tried, ctx)
     needs = [room.need(context, cache) for cache in tried]
     at = next((i for i, needed in enumerate(needs) if needed.total_bytes <= budget), len(tried) - 1)
     cache, needed = tried[at], needs[at]

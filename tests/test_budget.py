@@ -105,3 +105,15 @@ def test_without_control_groups_there_is_no_group(monkeypatch, tmp_path):
     monkeypatch.setattr(memory_group, "here", lambda: replace(here(), root=tmp_path))
     with pytest.raises(OSError, match="no control group"), memory_group.group():
         pass
+
+
+def test_auto_takes_fewer_bits_where_f16_fits_no_context(tmp_path):
+    """Between what the shortest context takes in f16 and in fewer bits."""
+    wide = str(tiny_llama(tmp_path / "wide.gguf", embd=128, layers=4, kv_heads=4, ctx=8192))
+    half, fewer = (
+        plan(wide, ctx=256, parallel=16, kv=kv, on=machine()).memory.total_bytes for kv in ("f16", "q4_0")
+    )
+    decided = plan(wide, ctx="auto", parallel=16, memory=(half + fewer) // 2, on=machine())
+    assert decided.fits
+    assert decided.kv != "f16"
+    assert f"context {decided.context}: the longest that fits" in " ".join(decided.reasons)

@@ -15,16 +15,19 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.machine.caches import last_level_bytes
+from edge.machine.system import here
 from edge.measure.samples import interleaved, quartile
 from edge.rates import Bandwidth
 
-MOST = 192 << 20  # bytes; some times what a cache holds
+LEAST = 192 << 20  # bytes
+TIMES = 3  # what the caches hold
 SHARE = 8  # of the available memory
 
 
 def bandwidth(counts: Sequence[int], available_bytes: int, *, seconds: float = 1.5) -> tuple[Bandwidth, ...]:
     """Measured for each count of threads."""
-    size = max(1 << 20, min(MOST, available_bytes // SHARE))
+    size = max(1 << 20, min(max(LEAST, TIMES * last_level_bytes(here())), available_bytes // SHARE))
     array = np.ones(size, np.uint8)  # written, so that each page is one of its own
     with ThreadPoolExecutor(max(counts)) as pool:
         read = interleaved({count: partial(once, array, count, pool) for count in counts}, seconds=seconds)
