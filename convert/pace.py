@@ -22,11 +22,11 @@ def seconds_of(
     """
     timed = {kernel.type for kernel in rates.kernels}
     found = {name: {kind: 0.0 for kind in of if kind in timed} for name, of in kinds.items()}
-    for tensor, share in speed.matrices(header):
+    for tensor, _ in speed.matrices(header):
         rows = 1 if speed.of_outputs(header, tensor) else TYPICAL_PROMPT
         for kind in found.get(tensor.name, {}):
             one = replace(tensor, type=kind)
-            weight = speed.cost(rates, one, rates.prefill_threads, rows)
-            weight += ANSWER * speed.cost(rates, one, rates.decode_threads, 1)
-            found[tensor.name][kind] = tensor.elements * share * weight
+            prompt = speed.seconds_of(header, rates, one, rates.prefill_threads, rows)
+            step = speed.seconds_of(header, rates, one, rates.decode_threads, 1)
+            found[tensor.name][kind] = prompt + ANSWER * step
     return found

@@ -128,10 +128,10 @@ def main_type(level: str) -> str:
 def speed_of(one: Candidate, rates: Rates | None, workers: int = 1) -> Speed | None:
     """For a prompt of 512 tokens and what follows it, on the threads that were fastest; of an encoder, of so many
     batches side by side."""
-    if one.header is None:
-        return one.speed
     if rates is None:
         return None
+    if one.header is None:
+        return one.speed
     threads = rates.prefill_threads if one.generates else workers
     try:
         return speed.predict(

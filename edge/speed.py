@@ -34,6 +34,7 @@ ONCE = (
     "cls.weight",
     "cls.output.weight",
 )  # an encoder's head: multiplied once a text, which is next to nothing
+RECURRENT = ("ssm.state_size", "wkv.head_size", "shortconv.l_cache")  # whose layers were not measured
 TEXT = 128  # tokens of an encoder's text
 ENCODER_BATCH = 256  # tokens (edge/engine/encoder.py)
 HALF = 0.5
@@ -90,7 +91,7 @@ def predict(
 
     Raises BadGGUF for a header that lacks what the sum needs.
     """
-    if header.get("{arch}.ssm.state_size", int, 0) or header.get("{arch}.wkv.head_size", int, 0):
+    if any(header.get(f"{{arch}}.{name}", int, 0) for name in RECURRENT):
         return None
     types = {kernel.type for kernel in rates.kernels}
     multiplied = [tensor.type for tensor, _ in matrices(header)]
@@ -100,8 +101,8 @@ def predict(
         return encoder(header, rates, prefill_threads)
     prefill = prompt_seconds(header, rates, prefill_threads, prompt)
     step = step_seconds(header, rates, decode_threads, rows, (depth,) * rows, outputs=rows)
-    read = sum(tensor.bytes * share for tensor, share in matrices(header)) / rates.peak_bandwidth
-    reading = read * -(-prompt // BATCH)
+    read, reading = (bytes_of(header, count) / rates.peak_bandwidth for count in (rows, min(prompt, BATCH)))
+    reading *= -(-prompt // BATCH)
     weights = [(tensor.elements * share, of_outputs(header, tensor)) for tensor, share in matrices(header)]
     inner = sum(count for count, of_output in weights if not of_output)
     whole = sum(count for count, _ in weights)
@@ -127,7 +128,9 @@ def encoder(header: Header, rates: Rates, workers: int) -> Speed:
     weights = sum(tensor.elements * share for tensor, share in matrices(header))
     read = sum(tensor.bytes * share for tensor, share in matrices(header)) / rates.peak_bandwidth
     work = Work(2 * weights / rates.peak_arithmetic, read)
-    return encoding(seconds, work, header.get("{arch}.context_length", int, TEXT), ENCODER_BATCH, workers)
+    most = header.get("{arch}.context_length", int, TEXT)
+    most = min(most, header.get("edge.max_tokens", int, most))
+    return encoding(seconds, work, most, ENCODER_BATCH, workers)
 
 
 def encoding(seconds: Callable[[int, int], float], work: Work, most: int, batch: int, workers: int) -> Speed:
@@ -174,10 +177,10 @@ def step_seconds(
 ) -> float:
     """Seconds of one step: `rows` tokens, each at its depth, with the logits of `outputs` of them."""
     total = rates.step_seconds
-    for tensor, share in matrices(header):
+    for tensor, _ in matrices(header):
         count = outputs if of_outputs(header, tensor) else rows
         if count:
-            total += tensor.elements * share * cost(rates, tensor, threads, count)
+            total += seconds_of(header, rates, tensor, threads, count)
     width = header.get("{arch}.embedding_length", int)
     total += header.layers * layer_seconds(rates, width, threads, rows)
     return total + attention_seconds(header, rates, threads, rows, depths)
@@ -195,6 +198,28 @@ def matrices(header: Header) -> Iterator[tuple[Tensor, float]]:
         if tensor.name in LOOKED_UP and not (tied and tensor.name == "token_embd.weight"):
             continue
         yield tensor, used / experts if experts and "_exps." in tensor.name else 1.0
+
+
+def touched(header: Header, tensor: Tensor, rows: int) -> tuple[float, float]:
+    """The share of a tensor's weights that so many rows are multiplied with, and the rows of each: of a mixture, the
+    experts that any row is expected to choose, each row its own and evenly."""
+    experts = header.get("{arch}.expert_count", int, 0)
+    if not experts or "_exps." not in tensor.name:
+        return 1.0, rows
+    used = header.get("{arch}.expert_used_count", int, 0)
+    share = 1 - (1 - used / experts) ** rows
+    return share, rows * used / (experts * share) if share else 0.0
+
+
+def seconds_of(header: Header, rates: Rates, tensor: Tensor, threads: int, rows: int) -> float:
+    """What a tensor's products with so many rows take."""
+    share, each = touched(header, tensor, rows)
+    return tensor.elements * share * cost(rates, tensor, threads, each) if share else 0.0
+
+
+def bytes_of(header: Header, rows: int) -> float:
+    """Bytes of weights that a step of so many rows reads."""
+    return sum(tensor.bytes * touched(header, tensor, rows)[0] for tensor, _ in matrices(header))
 
 
 def of_outputs(header: Header, tensor: Tensor) -> bool:
@@ -219,7 +244,7 @@ def positions(header: Header, heads: Sequence[int], depths: Sequence[int]) -> fl
     )
 
 
-def cost(rates: Rates, tensor: Tensor, threads: int, rows: int) -> float:
+def cost(rates: Rates, tensor: Tensor, threads: int, rows: float) -> float:
     """Seconds a weight of the tensor takes for so many rows."""
     kernels = [kernel for kernel in rates.kernels if kernel.type == tensor.type]
     counts, factor = near_threads(rates, sorted({kernel.threads for kernel in kernels}), threads, rows)
@@ -227,7 +252,7 @@ def cost(rates: Rates, tensor: Tensor, threads: int, rows: int) -> float:
     return factor * over_widths(kernels, tensor.shape[0], rows)
 
 
-def over_widths(kernels: Sequence[Kernel], width: int, rows: int) -> float:
+def over_widths(kernels: Sequence[Kernel], width: int, rows: float) -> float:
     points = []
     for wide in sorted({kernel.width for kernel in kernels}):
         of_width = {kernel.rows: kernel.seconds for kernel in kernels if kernel.width == wide}
@@ -235,7 +260,7 @@ def over_widths(kernels: Sequence[Kernel], width: int, rows: int) -> float:
     return interpolated(points, math.log(width))
 
 
-def over_rows(seconds: dict[int, float], rows: int) -> float:
+def over_rows(seconds: dict[int, float], rows: float) -> float:
     """Between counts that were measured linear; beyond the largest in proportion."""
     most = max(seconds)
     if rows >= most:
@@ -253,7 +278,7 @@ def interpolated(points: Sequence[tuple[float, float]], x: float) -> float:
     return points[-1][1]
 
 
-def near_threads(rates: Rates, measured: Sequence[int], threads: int, rows: int) -> tuple[int, float]:
+def near_threads(rates: Rates, measured: Sequence[int], threads: int, rows: float) -> tuple[int, float]:
     """The measured count of threads to go by, and what its seconds are to be multiplied with for `threads`."""
     if threads in measured:
         return threads, 1.0

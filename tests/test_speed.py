@@ -6,7 +6,7 @@ import pytest
 
 from edge.gguf_header import Header, Tensor
 from edge.rates import Attention, Bandwidth, Kernel, Key, Layer, Rates, Scaling
-from edge.speed import predict, step_seconds
+from edge.speed import bytes_of, predict, step_seconds, touched
 
 BILLION = 1e9
 WEIGHT, ROW = 1e-10, 1e-12  # seconds a weight takes at one row; more for each row
@@ -164,7 +164,7 @@ def test_a_type_that_was_not_measured_is_not_predicted():
     assert speed(header_of("Q6_K"), rates_of()) is None
 
 
-@pytest.mark.parametrize("key", ["llama.ssm.state_size", "llama.wkv.head_size"])
+@pytest.mark.parametrize("key", ["llama.ssm.state_size", "llama.wkv.head_size", "llama.shortconv.l_cache"])
 def test_recurrent_layers_are_not_predicted(key):
     assert speed(header_of(metadata={key: 16}), rates_of()) is None
 
@@ -184,3 +184,40 @@ def test_a_step_without_logits_has_no_head():
         step_seconds(header_of(), rates_of(), 1, 4, range(4), outputs=outputs) for outputs in (1, 0)
     )
     assert with_head - without == pytest.approx((HEAD_WEIGHTS + WIDTH * INNER) * (WEIGHT + ROW))
+
+
+def mixed(**facts):
+    experts = ("blk.0.ffn_up_exps.weight", (WIDTH, INNER, 128))
+    return header_of(
+        metadata={"llama.expert_count": 128, "llama.expert_used_count": 8, **facts}, more=[experts]
+    )
+
+
+def test_sequences_at_once_read_most_of_a_mixtures_experts_each_for_itself():
+    """Of 128 experts with 8 in use, eight rows are expected to touch 51.6."""
+    rates, header = rates_of(), mixed()
+    (tensor,) = [tensor for tensor in header.tensors if "_exps" in tensor.name]
+    share, each = touched(header, tensor, 8)
+    assert 128 * share == pytest.approx(128 * (1 - (120 / 128) ** 8))
+    assert 128 * share * each == pytest.approx(8 * 8)
+    assert touched(header, tensor, 1) == pytest.approx((8 / 128, 1))
+    one, eight = (
+        step_seconds(header, rates, 1, rows, (0,) * rows, outputs=rows)
+        - step_seconds(header_of(), rates, 1, rows, (0,) * rows, outputs=rows)
+        for rows in (1, 8)
+    )
+    assert eight == pytest.approx(one * 128 * share / 8, rel=0.01)
+
+
+def test_a_prompt_reads_nearly_all_experts():
+    header = mixed()
+    (tensor,) = [tensor for tensor in header.tensors if "_exps" in tensor.name]
+    others = bytes_of(header, 512) - bytes_of(header_of(), 512)
+    assert others == pytest.approx(tensor.bytes, rel=1e-6)
+
+
+def test_a_gguf_encoder_reads_no_longer_texts_than_it_is_told_to():
+    facts = {"general.architecture": "bert", "bert.block_count": LAYERS, "bert.embedding_length": WIDTH}
+    facts |= {"bert.attention.head_count": HEADS, "bert.context_length": 512, "edge.max_tokens": 32}
+    header = replace(header_of(), metadata=facts)
+    assert predict(header, rates_of(), prefill_threads=1, decode_threads=1).prompt_tokens == 32
