@@ -163,12 +163,17 @@ def kv_bytes(header: Header, context: int, cache: Cache = ONE) -> int:
         return 0
     heads = header.per_layer("{arch}.attention.head_count", default=0)
     kv_heads = header.per_layer("{arch}.attention.head_count_kv", default=heads[0])
+    if every := header.get("{arch}.full_attention_interval", int, 0):
+        kv_heads = tuple(0 if (layer + 1) % every else count for layer, count in enumerate(kv_heads))
     elements = cache.streams * sum(
         cells * layer_heads * sum(head_sizes(header))
         for cells, layer_heads in zip(layer_cells(header, context, cache), kv_heads, strict=True)
     )
     size, block = KV_TYPES[cache.type]
-    return elements * size // block + kv_heads.count(0) * cache.sequences * state_elements(header) * 4
+    # Layers that keep a state have no heads of keys, or say where attention is (Qwen3-Next: every fourth layer); where
+    # neither is said, both may be in each, as in Falcon-H1
+    stateful = kv_heads.count(0) or len(kv_heads)
+    return elements * size // block + stateful * cache.sequences * state_elements(header) * 4
 
 
 def head_sizes(header: Header) -> tuple[int, int]:

@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from edge.encoder_memory import BATCH as ENCODER_BATCH
 from edge.gguf_header import Header, Tensor
 from edge.memory import BATCH, has_cache, head_sizes, layer_cells, pad
 from edge.rates import Kernel, Rates
@@ -36,7 +37,6 @@ ONCE = (
 )  # an encoder's head: multiplied once a text, which is next to nothing
 RECURRENT = ("ssm.state_size", "wkv.head_size", "shortconv.l_cache")  # whose layers were not measured
 TEXT = 128  # tokens of an encoder's text
-ENCODER_BATCH = 256  # tokens (edge/engine/encoder.py)
 HALF = 0.5
 
 
@@ -126,7 +126,7 @@ def encoder(header: Header, rates: Rates, workers: int) -> Speed:
         return step_seconds(header, rates, 1, rows, (pad(rows) - 1,) * rows, outputs=0)
 
     weights = sum(tensor.elements * share for tensor, share in matrices(header))
-    read = sum(tensor.bytes * share for tensor, share in matrices(header)) / rates.peak_bandwidth
+    read = bytes_of(header, ENCODER_BATCH) / rates.peak_bandwidth
     work = Work(2 * weights / rates.peak_arithmetic, read)
     most = header.get("{arch}.context_length", int, TEXT)
     most = min(most, header.get("edge.max_tokens", int, most))
@@ -207,6 +207,8 @@ def touched(header: Header, tensor: Tensor, rows: int) -> tuple[float, float]:
     if not experts or "_exps." not in tensor.name:
         return 1.0, rows
     used = header.get("{arch}.expert_used_count", int, 0)
+    if rows == 1:  # exactly: which rates are asked depends on it
+        return used / experts, 1
     share = 1 - (1 - used / experts) ** rows
     return share, rows * used / (experts * share) if share else 0.0
 

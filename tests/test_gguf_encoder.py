@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tiny_encoders import TEXTS, as_gguf, expected
 
+from edge import gguf_header
 from edge.engine import encoder as encoders
 from edge.engine.encoder import GgufEncoder
 from edge.engine.encoding import Tokens
@@ -124,7 +125,9 @@ def test_without_the_checkpoints_tokenizer_there_are_texts_but_no_spans(opened, 
 
     def without(path):
         header = real(path)
-        return replace(header, metadata={k: v for k, v in header.metadata.items() if k != encoders.KEY})
+        return replace(
+            header, metadata={k: v for k, v in header.metadata.items() if k != gguf_header.HF_TOKENIZER}
+        )
 
     monkeypatch.setattr(encoders.gguf_header, "read", without)
     encoder = opened("bert-classifier")

@@ -14,7 +14,7 @@ from edge import gguf_header
 from edge.bench.memory import memory
 from edge.gguf_header import Tensor
 from edge.machine import host
-from edge.memory import Cache, kv_bytes, layer_cells, predict, weights
+from edge.memory import Cache, kv_bytes, layer_cells, predict, state_elements, weights
 
 BUFFERS = """
 import ctypes, sys
@@ -142,8 +142,6 @@ def test_the_default_models_peak_is_within_8_percent_and_not_below(default_model
 
 
 def test_a_recurrent_layers_state_is_counted_for_every_sequence(tmp_path):
-    from dataclasses import replace
-
     header = gguf_header.read(tiny_llama(tmp_path / "tiny.gguf"))
     mamba = {"llama.attention.head_count": 0, "llama.attention.head_count_kv": 0}
     mamba |= {"llama.ssm.inner_size": 128, "llama.ssm.state_size": 16, "llama.ssm.conv_kernel": 4}
@@ -151,3 +149,21 @@ def test_a_recurrent_layers_state_is_counted_for_every_sequence(tmp_path):
     a_layer = 4 * (128 * 16 + 3 * 128)
     assert kv_bytes(recurrent, 4096) == 2 * a_layer
     assert kv_bytes(recurrent, 256, Cache(3)) == 6 * a_layer
+
+
+def test_layers_with_attention_and_a_state_have_both(tmp_path):
+    """As in Falcon-H1, whose header has one number of heads for all layers."""
+    header = gguf_header.read(tiny_llama(tmp_path / "tiny.gguf", layers=2))
+    ssm = {"llama.ssm.inner_size": 128, "llama.ssm.state_size": 16, "llama.ssm.conv_kernel": 4}
+    both = replace(header, metadata={**header.metadata, **ssm})
+    states = 2 * state_elements(both) * 4
+    assert states > 0
+    assert kv_bytes(both, 256, Cache(3)) == kv_bytes(header, 256, Cache(3)) + 3 * states
+
+
+def test_where_attention_is_only_in_some_layers_the_others_have_the_state(tmp_path):
+    """As in Qwen3-Next, whose header says of how many layers one has attention."""
+    header = gguf_header.read(tiny_llama(tmp_path / "tiny.gguf", layers=4))
+    hybrid = {"llama.ssm.inner_size": 128, "llama.ssm.state_size": 16, "llama.ssm.conv_kernel": 4}
+    found = replace(header, metadata={**header.metadata, **hybrid, "llama.full_attention_interval": 4})
+    assert kv_bytes(found, 256) == kv_bytes(header, 256) // 4 + 3 * state_elements(found) * 4

@@ -19,7 +19,7 @@ from edge.bench.perplexity import cut, divergence, perplexity, score, scored
 from edge.bench.quality import Report, Row, beside, groups, quality
 from edge.cli import run
 from edge.errors import DoesNotFit, EngineError, RequestError
-from edge.evidence import quality_of
+from edge.evidence import qualities_of
 from edge.planner import plan
 
 TEXT = (
@@ -181,10 +181,10 @@ def test_a_row_has_sizes_and_speeds_and_the_base_no_divergence(report, base, lev
 def test_what_was_measured_is_kept_for_the_plan(report, base, level, monkeypatch):
     found, folder = report
     monkeypatch.setenv("EDGE_HOME", str(folder / "home"))
-    kept = quality_of(level)
+    kept = qualities_of(level)[0]
     assert kept.kld_mean == found["rows"][1]["kld_mean"]
     assert (kept.tokens, kept.context, kept.text) == (found["tokens"], 64, "text.txt")
-    assert quality_of(base).is_base
+    assert qualities_of(base)[0].is_base
 
 
 def test_the_picture_is_a_png_and_nothing_is_left_beside_it(report):
